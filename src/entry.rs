@@ -1,0 +1,28 @@
+//! The log entry: a caller's payload at an index, with the term it was proposed in.
+//!
+//! This is the value that callers put in and get back. How it lies on disk is [`crate::format`]'s business.
+
+use bytes::Bytes;
+
+/// One entry of the log.
+///
+/// Indexes are dense: the entry after index `i` has index `i + 1`. Terms never fall from one entry to the next. The
+/// timestamp is carried for the caller and never decides an order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogEntry {
+    /// The term (Raft's epoch of leadership) in which the entry was proposed; `0` where terms are not used.
+    pub term: u64,
+    /// The entry's place in the log.
+    pub index: u64,
+    /// The caller's payload.
+    pub command: Bytes,
+    /// Milliseconds since the Unix epoch.
+    pub timestamp: u64,
+}
+
+impl LogEntry {
+    /// An entry with the given place and payload and a zero timestamp.
+    pub fn new(term: u64, index: u64, command: impl Into<Bytes>) -> LogEntry {
+        LogEntry { term, index, command: command.into(), timestamp: 0 }
+    }
+}

@@ -1,0 +1,3 @@
+//! The `ringwal` command-line tool.
+
+fn main() {}
