@@ -6,6 +6,7 @@ pub mod disk;
 mod entry;
 mod error;
 pub mod format;
+mod segment;
 
 pub use config::{Config, Durability, IoChoice, Verify, Wait};
 pub use entry::LogEntry;

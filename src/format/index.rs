@@ -530,8 +530,9 @@ impl<'a> IndexView<'a> {
         if salted_checksum(self.header.identity.salt, offsets) != self.header.offsets_checksum {
             return Err(IndexDefect::Checksum("offsets"));
         }
-        let units = offsets.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
-        if !units.clone().is_sorted_by(|a, b| a < b) || units.last().is_some_and(|last| last > u32::MAX / OFFSET_UNIT) {
+        let mut units = offsets.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes));
+        let rise = units.clone().is_sorted_by(|a, b| a < b);
+        if !rise || units.next_back().is_some_and(|highest| highest > u32::MAX / OFFSET_UNIT) {
             return Err(IndexDefect::Inconsistent("the offsets do not rise within a segment"));
         }
         Ok(())
