@@ -492,7 +492,7 @@ impl<'a> IndexView<'a> {
         self.header.range()
     }
 
-    /// As [`SegmentIndex::offset_of`]. Unless [`IndexView::verify_all`] said so, it may be wrong: verify the entry there.
+    /// As [`SegmentIndex::offset_of`]. It may be wrong unless [`IndexView::verify_all`] passed: verify the entry there.
     pub fn offset_of(&self, index: u64) -> Option<u32> {
         if !self.range().contains(&index) {
             return None;

@@ -292,6 +292,13 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_read_is_told_from_a_damaged_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = TestFile { file: File::open(dir.path()).unwrap(), has_descriptor: true };
+        assert!(matches!(IndexMap::open(&file, &identity()), Err(IndexUnusable::Io(_))));
+    }
+
+    #[test]
     fn damaged_offsets_open_and_are_found_by_verify_all() {
         let mut bytes = encode(&sample(), &identity());
         *bytes.last_mut().unwrap() ^= 1;
