@@ -44,17 +44,12 @@ impl Outline {
         }
     }
 
-    /// Whether any index may come next.
-    fn starts_anywhere(&self) -> bool {
-        self.first.is_none() && self.state.compacted.is_none()
-    }
-
     fn check_entry(&self, index: u64, term: u64) -> Result<(), Error> {
         if index > INDEX_MAX {
             return Err(Error::TooLarge { what: "index", bytes: index, limit: INDEX_MAX });
         }
         match self.state.next {
-            Some(expected) if expected != index && !self.starts_anywhere() => Err(Error::Gap { expected, found: index }),
+            Some(expected) if expected != index => Err(Error::Gap { expected, found: index }),
             _ => self.check_term(term),
         }
     }
@@ -109,6 +104,10 @@ impl Outline {
             Operation::Truncate { first_removed, last_term } => {
                 (state.next, state.last_term) = (Some(*first_removed), *last_term);
                 self.first = self.first.filter(|first| first < first_removed);
+                if self.first.is_none() && state.compacted.is_none() {
+                    // Nothing is left and nothing was ever compacted: the log is as new and may start anywhere.
+                    state.next = None;
+                }
             }
             Operation::Compact { index, term } => {
                 let past_end = self.is_past_end(*index);
@@ -209,7 +208,7 @@ mod tests {
             assert!(matches!(log.check(&entry(first + 2, 3), SEGMENT), Err(Error::Gap { .. } | Error::TooLarge { .. })));
         }
         let emptied = outline(&[entry(5, 1), truncate(5, 0)]);
-        assert_eq!(emptied.state.next, Some(5));
+        assert_eq!(emptied.state.next, None);
         assert!(emptied.check(&entry(2, 1), SEGMENT).is_ok());
     }
 

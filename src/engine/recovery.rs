@@ -121,9 +121,7 @@ impl Replay {
                 if let Some((index, _)) = base.compacted {
                     self.ledger.ranges.compact_to(index);
                 }
-                if let Some(next) = base.next {
-                    self.ledger.ranges.truncate_from(next);
-                }
+                self.ledger.ranges.truncate_from(base.next.unwrap_or(0));
                 self.ledger.outline.first = self.ledger.ranges.first();
                 Ok(())
             }

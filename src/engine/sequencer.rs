@@ -316,7 +316,8 @@ impl Sequencer {
         let base_bytes = base.as_ref().map_or(0, State::encoded_bytes);
         self.tail = place.cursor.tail;
         self.last_kind = kind;
-        self.digests.push_back(Digest { number, next: None, truncated: None, compacted: None, bytes: 0 });
+        let next = self.ledger.outline.state.next;
+        self.digests.push_back(Digest { number, next, truncated: None, compacted: None, bytes: 0 });
         self.pending = Some(Frame {
             kind,
             number,
@@ -326,7 +327,7 @@ impl Sequencer {
             base,
             operations: Vec::new(),
             entry_count: 0,
-            next: self.ledger.outline.state.next,
+            next,
             first_entry: None,
         });
         Ok(())
@@ -451,7 +452,7 @@ impl Sequencer {
     pub(crate) fn on_durable(&mut self, number: u64) {
         while let Some(digest) = self.digests.pop_front_if(|digest| digest.number <= number) {
             self.queued_bytes -= digest.bytes;
-            self.durable_next = digest.next.or(self.durable_next);
+            self.durable_next = digest.next;
             self.durable_compaction = digest.compacted.or(self.durable_compaction);
         }
         let truncated = self.digests.iter().filter_map(|digest| digest.truncated).min();
@@ -565,7 +566,11 @@ impl Trial<'_> {
             Request::Push(payload) => entry(next, state.last_term, self.now_ms, payload),
             Request::Entry(given) => entry(given.index, given.term, given.timestamp, &given.command),
             Request::Truncate(first_removed) if *first_removed == next => Ok(None),
-            Request::Truncate(first_removed) => self.truncation(outline, *first_removed, next, before).map(Some),
+            Request::Truncate(first_removed) => {
+                // In a log that was never compacted, everything from an index before the first one is everything.
+                let lowest = outline.first.filter(|_| state.compacted.is_none()).unwrap_or(0);
+                self.truncation(outline, lowest.max(*first_removed), next, before).map(Some)
+            }
             Request::PutMeta(key, value) => {
                 if key.len() as u64 + value.len() as u64 > u64::from(u32::MAX) {
                     return Err(self.too_large("hard state", key.len() + value.len()));
@@ -575,6 +580,8 @@ impl Trial<'_> {
             Request::DeleteMeta(key) if !state.hard_state.contains_key(key) => Ok(None),
             Request::DeleteMeta(key) => Ok(Some(Operation::DeleteMeta { key: key.clone() })),
             Request::Compact(index, _) if state.compacted.is_some_and(|(done, _)| *index <= done) => Ok(None),
+            Request::Compact(index, None) if outline.first.is_some_and(|first| *index < first) => Ok(None),
+            Request::Compact(index, _) if outline.first.is_some_and(|first| index + 1 < first) => Ok(None),
             Request::Compact(index, term) => self.compaction(outline, *index, *term, next, before).map(Some),
         }
     }

@@ -22,7 +22,7 @@
 //! behind, and no payload that looks like a frame, can verify.
 
 pub mod frame;
-
+pub mod index;
 pub mod lock;
 pub mod names;
 pub mod segment;
