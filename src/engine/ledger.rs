@@ -149,6 +149,12 @@ impl Ledger {
         self.indexes.insert(sequence, Arc::new(SegmentIndex::new()));
     }
 
+    /// The term of a live entry, where its segment's index is in memory.
+    pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
+        let segment = self.ranges.locate(index)?;
+        self.indexes.get(&segment.sequence)?.term_of(index)
+    }
+
     /// Carries out a checked operation of the newest segment; an entry's header lies at `offset` in it.
     pub(crate) fn apply(&mut self, operation: &Operation, offset: u32) {
         let past_end = matches!(operation, Operation::Compact { index, .. } if self.outline.is_past_end(*index));

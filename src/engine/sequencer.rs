@@ -129,8 +129,8 @@ pub(crate) struct Accepted {
     pub(crate) indexes: std::ops::Range<u64>,
     /// The frame it joined.
     pub(crate) number: u64,
-    /// Whether it had nothing to write: it is done when the frames before it are.
-    pub(crate) is_empty: bool,
+    /// How many operations it has; with none, it is done when the frames before it are.
+    pub(crate) operation_count: usize,
 }
 
 /// Limits that do not change while a log is open.
@@ -162,6 +162,7 @@ pub(crate) struct Sequencer {
     durable_next: Option<u64>,
     durable_compaction: Option<u64>,
     queued_bytes: u64,
+    truncations: u64,
 }
 
 /// What recovery hands over.
@@ -197,10 +198,12 @@ impl Sequencer {
             durable_next,
             durable_compaction,
             queued_bytes: 0,
+            truncations: 0,
         }
     }
 
-    /// Accepts a batch, or refuses it and leaves everything as it was. `term_of` answers for live indexes it knows.
+    /// Accepts a batch, or refuses it and leaves everything as it was. `hints` are terms of live indexes that were
+    /// asked for by [`Refusal::NeedTerm`]; they hold as long as [`Sequencer::truncations`] did not change.
     ///
     /// # Errors
     ///
@@ -209,14 +212,15 @@ impl Sequencer {
         &mut self,
         batch: &[Request],
         now_ms: u64,
-        term_of: &dyn Fn(u64) -> Option<u64>,
+        hints: &[(u64, u64)],
     ) -> Result<Accepted, Refusal> {
         let mut outline = self.ledger.outline.clone();
-        let trial = Trial { limits: self.limits, segment_bytes: self.active.segment_bytes, now_ms, term_of };
+        let segment_bytes = self.active.segment_bytes;
+        let trial = Trial { limits: self.limits, segment_bytes, now_ms, ledger: &self.ledger, hints };
         let operations = trial.run(&mut outline, batch)?;
         let next = outline.state.next.unwrap_or(self.limits.first_index);
         if operations.is_empty() {
-            return Ok(Accepted { indexes: next..next, number: self.last_number(), is_empty: true });
+            return Ok(Accepted { indexes: next..next, number: self.last_number(), operation_count: 0 });
         }
         let bytes = operations.iter().map(Operation::encoded_bytes).sum();
         let limit = space::batch_bytes_max(self.active.segment_bytes, self.active.block_bytes);
@@ -229,9 +233,10 @@ impl Sequencer {
             (Some(&first), Some(&last)) => first..last + 1,
             _ => next..next,
         };
+        let operation_count = operations.len();
         self.join(operations);
-        debug_assert_eq!(self.ledger.outline.state, outline.state, "joining does what the trial did");
-        Ok(Accepted { indexes, number: self.last_number(), is_empty: false })
+        debug_assert_eq!(self.ledger.outline, outline, "joining does what the trial did");
+        Ok(Accepted { indexes, number: self.last_number(), operation_count })
     }
 
     fn class_of(&self, operations: &[Operation]) -> Class {
@@ -349,6 +354,7 @@ impl Sequencer {
                     pending.first_entry = pending.first_entry.or(Some(*index));
                 }
                 Operation::Truncate { first_removed, .. } => {
+                    self.truncations += 1;
                     digest.truncated = Some(digest.truncated.map_or(*first_removed, |low| low.min(*first_removed)));
                     self.durable_next = self.durable_next.map(|next| next.min(*first_removed));
                 }
@@ -399,18 +405,9 @@ impl Sequencer {
         !self.closed.is_empty()
     }
 
-    /// The operations that the pending frame took since it had `count` of them.
-    pub(crate) fn pending_since(&self, number: u64, count: usize) -> &[Operation] {
-        match &self.pending {
-            Some(frame) if frame.number == number => &frame.operations[count..],
-            Some(frame) => &frame.operations,
-            None => &[],
-        }
-    }
-
-    /// Number of the pending frame and how many operations it has; a number yet to be given if there is none.
-    pub(crate) fn pending_mark(&self) -> (u64, usize) {
-        self.pending.as_ref().map_or((self.next_number, 0), |frame| (frame.number, frame.operations.len()))
+    /// The newest `count` operations of the pending frame: those of the batch just accepted.
+    pub(crate) fn newest_operations(&self, count: usize) -> &[Operation] {
+        self.pending.as_ref().map_or(&[], |frame| &frame.operations[frame.operations.len() - count..])
     }
 
     /// A segment stands ready behind the last one.
@@ -492,6 +489,11 @@ impl Sequencer {
         self.next_number - 1
     }
 
+    /// How many truncations were accepted.
+    pub(crate) fn truncations(&self) -> u64 {
+        self.truncations
+    }
+
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
@@ -533,7 +535,8 @@ struct Trial<'a> {
     limits: Limits,
     segment_bytes: u64,
     now_ms: u64,
-    term_of: &'a dyn Fn(u64) -> Option<u64>,
+    ledger: &'a Ledger,
+    hints: &'a [(u64, u64)],
 }
 
 impl Trial<'_> {
@@ -639,6 +642,7 @@ impl Trial<'_> {
             Operation::Entry { index: at, term, .. } if *at == index => Some(*term),
             _ => None,
         });
-        own.or_else(|| (self.term_of)(index)).ok_or(Refusal::NeedTerm(index))
+        let hinted = || self.hints.iter().find(|(at, _)| *at == index).map(|(_, term)| *term);
+        own.or_else(|| self.ledger.term_of(index)).or_else(hinted).ok_or(Refusal::NeedTerm(index))
     }
 }
