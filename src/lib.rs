@@ -6,6 +6,8 @@ pub mod disk;
 mod entry;
 mod error;
 pub mod format;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 
 pub use config::{Config, Durability, IoChoice, Verify, Wait};
 pub use entry::LogEntry;
