@@ -47,6 +47,8 @@ mod disk;
 mod driver;
 mod fault;
 mod medium;
+#[cfg(test)]
+mod naive;
 mod rng;
 #[cfg(test)]
 mod tests;
