@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::disk::{Finished, Mode, OpId, Shared, State, writes_durably};
+use super::disk::{Mode, OpId};
 use super::fault::EIO;
 use super::medium::{Flight, FlightKind, InodeId};
+use super::state::{Finished, Shared, State, writes_durably};
 use crate::disk::{Alarm, AlignedBuf, Completion, DiskFile, Driver, FileId, Operation, PollWait};
 
 /// A file the driver knows. It keeps the open file alive, and with it the lock.

@@ -50,6 +50,7 @@ mod medium;
 #[cfg(test)]
 mod naive;
 mod rng;
+mod state;
 #[cfg(test)]
 mod tests;
 
