@@ -12,6 +12,8 @@ pub mod format;
 mod log_storage;
 mod mem_log;
 mod segment;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 
 pub use config::{Config, Durability, IoChoice, Verify, Wait};
 pub use entry::LogEntry;
