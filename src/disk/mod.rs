@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use buffer::AlignedBuf;
-pub use real::{RealDisk, RealFile};
+pub use real::RealDisk;
 
 /// What a file is opened for; it fixes the flags of the descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -264,7 +264,7 @@ impl Disk for RealDisk {
 
 /// An open regular file.
 #[derive(Debug)]
-pub struct RealFile {
+pub(super) struct RealFile {
     file: File,
     /// What offsets are multiples of: the physical block of a direct file, else 1.
     alignment: usize,

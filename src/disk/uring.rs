@@ -481,12 +481,221 @@ impl Drop for UringDriver {
             tracing::error!(
                 path = %self.path.display(),
                 in_flight = self.outstanding.len(),
-                "the device has not answered for {DRAIN:?}: the writes in flight are left to it, and their buffers leaked"
+                "no answer from the device for {DRAIN:?}: the writes in flight are left to it, their buffers leaked"
             );
             self.abandon();
         }
         // With nothing in flight this is quiet; a panic in a drop would end the process.
         let ring = self.ring.take();
         let _ = panic::catch_unwind(AssertUnwindSafe(|| drop(ring)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read, Write, pipe};
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A file that is nothing but a descriptor: the end of a pipe takes writes in parts, or not at all for a while.
+    struct Descriptor(File);
+
+    impl DiskFile for Descriptor {
+        fn size(&self) -> io::Result<u64> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn allocate(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn try_lock(&self) -> io::Result<bool> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.0.as_fd())
+        }
+    }
+
+    fn driver_of(file: File) -> Option<UringDriver> {
+        // Where the kernel bars io_uring there is nothing to test.
+        tokio_uring::uring_builder().build(8).ok()?;
+        let mut driver = UringDriver::new(64, 512, Path::new("a test")).unwrap();
+        driver.attach(1, Arc::new(Descriptor(file))).unwrap();
+        Some(driver)
+    }
+
+    /// A driver for a pipe that already holds `filled` bytes.
+    fn driver_of_pipe(filled: usize) -> Option<(UringDriver, PipeReader)> {
+        let (reader, mut writer) = pipe().unwrap();
+        writer.write_all(&vec![0; filled]).unwrap();
+        driver_of(File::from(std::os::fd::OwnedFd::from(writer))).map(|driver| (driver, reader))
+    }
+
+    fn write(token: u64, bytes: usize) -> Operation {
+        let mut buffer = AlignedBuf::zeroed(bytes);
+        buffer.iter_mut().enumerate().for_each(|(n, byte)| *byte = (n % 251) as u8);
+        Operation::Write { token, file: 1, offset: 0, buffer, bytes }
+    }
+
+    fn read(reader: &mut PipeReader, bytes: usize) -> Vec<u8> {
+        let mut buffer = vec![0; bytes];
+        reader.read_exact(&mut buffer).unwrap();
+        buffer
+    }
+
+    /// As much as a pipe holds unless told otherwise.
+    const PIPE_BYTES: usize = 65536;
+
+    #[test]
+    fn a_short_write_is_finished_before_it_is_reported() {
+        let Some((mut driver, mut reader)) = driver_of_pipe(PIPE_BYTES - 4096) else { return };
+        driver.submit(write(1, 32768));
+        let mut done = Vec::new();
+        driver.poll(PollWait::AtMost(Duration::from_millis(20)), &mut done);
+        assert!(done.is_empty(), "one page of eight fits");
+        let there = thread::spawn(move || (read(&mut reader, PIPE_BYTES - 4096), read(&mut reader, 32768)));
+        driver.poll(PollWait::AtMost(LONG), &mut done);
+        assert!(done[0].result.is_ok() && done[0].buffer.is_some());
+        let (_, written) = there.join().unwrap();
+        assert!(written.iter().enumerate().all(|(n, byte)| *byte == (n % 251) as u8));
+    }
+
+    #[test]
+    fn an_alarm_and_the_time_end_a_wait_while_a_write_hangs_and_the_stall_is_noticed() {
+        let Some((mut driver, mut reader)) = driver_of_pipe(PIPE_BYTES) else { return };
+        let (alarm, mut done) = (driver.alarm(), Vec::new());
+        driver.submit(write(1, 4096));
+        for limit in [Duration::ZERO, Duration::from_millis(150), Duration::from_millis(1000)] {
+            let start = Instant::now();
+            driver.poll(PollWait::AtMost(limit), &mut done);
+            assert!(start.elapsed() >= limit && start.elapsed() < LONG / 2);
+        }
+        assert!(driver.watch.is_reported);
+        let start = Instant::now();
+        let ringer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            alarm.ring();
+        });
+        driver.poll(PollWait::AtMost(LONG), &mut done);
+        assert!(start.elapsed() < LONG / 2 && done.is_empty() && driver.in_flight() == 1);
+        ringer.join().unwrap();
+        read(&mut reader, PIPE_BYTES);
+        driver.poll(PollWait::AtMost(LONG), &mut done);
+        assert!(done.len() == 1 && driver.in_flight() == 0 && !driver.watch.is_reported);
+    }
+
+    #[test]
+    fn every_poll_hands_over_even_one_that_an_alarm_ends_at_once() {
+        for wait in [PollWait::No, PollWait::AtMost(Duration::ZERO), PollWait::AtMost(LONG)] {
+            let Some((mut driver, mut reader)) = driver_of_pipe(0) else { return };
+            for token in 0..50 {
+                driver.submit(write(token, 4096));
+                driver.alarm().ring();
+                driver.poll(wait, &mut Vec::new());
+                // Waits for ever if the kernel was not given the write: nobody polls meanwhile.
+                read(&mut reader, 4096);
+            }
+        }
+    }
+
+    #[test]
+    fn an_alarm_that_rings_at_any_moment_of_a_wait_does_not_hold_a_write_back() {
+        let Some((mut driver, mut reader)) = driver_of_pipe(0) else { return };
+        let (alarm, is_over) = (driver.alarm(), Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&is_over);
+        let ringer = thread::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                alarm.ring();
+            }
+        });
+        for token in 0..5000 {
+            driver.submit(write(token, 4096));
+            driver.poll(PollWait::AtMost(LONG), &mut Vec::new());
+            read(&mut reader, 4096);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        ringer.join().unwrap();
+    }
+
+    #[test]
+    fn more_operations_than_the_ring_has_entries_complete() {
+        let Some(mut driver) = driver_of(File::options().write(true).open("/dev/null").unwrap()) else { return };
+        let (count, mut done) = (1000, Vec::new());
+        (0..count).for_each(|token| driver.submit(write(token, 4096)));
+        while driver.in_flight() > 0 {
+            driver.poll(PollWait::AtMost(LONG), &mut done);
+        }
+        let tokens: std::collections::HashSet<u64> = done.iter().map(|one| one.token).collect();
+        assert!(done.len() == 1000 && tokens.len() == 1000 && done.iter().all(|one| one.result.is_ok()));
+    }
+
+    #[test]
+    fn a_drop_waits_for_a_slow_device() {
+        let Some((mut driver, mut reader)) = driver_of_pipe(PIPE_BYTES) else { return };
+        driver.submit(write(1, 4096));
+        driver.poll(PollWait::No, &mut Vec::new());
+        let there = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(150));
+            read(&mut reader, PIPE_BYTES);
+            reader
+        });
+        drop(driver);
+        let mut reader = there.join().unwrap();
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest.len(), 4096, "the write was carried out before the driver was gone");
+    }
+
+    #[test]
+    fn an_abandoned_driver_fails_what_was_in_flight_once_and_refuses_the_rest() {
+        let Some((mut driver, _reader)) = driver_of_pipe(PIPE_BYTES) else { return };
+        let mut done = Vec::new();
+        driver.submit(write(1, 4096));
+        driver.submit(Operation::Sync { token: 2, file: 9 });
+        driver.poll(PollWait::No, &mut done);
+        driver.abandon();
+        driver.submit(write(3, 4096));
+        driver.poll(PollWait::AtMost(LONG), &mut done);
+        driver.poll(PollWait::AtMost(Duration::ZERO), &mut done);
+        done.sort_by_key(|one| one.token);
+        assert_eq!(done.iter().map(|one| one.token).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(done.iter().all(|one| one.result.is_err()));
+        assert!(done[0].buffer.is_none(), "the kernel may still read it");
+        assert!(done[2].buffer.is_some());
+        assert_eq!(driver.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_panic_in_the_runtime_is_an_error_of_the_operations() {
+        let Some((mut driver, mut reader)) = driver_of_pipe(0) else { return };
+        driver.submit(write(1, 4096));
+        let mut done = Vec::new();
+        // A runtime cannot be run inside another one: it panics.
+        tokio_uring::start(async { driver.poll(PollWait::AtMost(LONG), &mut done) });
+        assert!(done.len() == 1 && done[0].result.is_err());
+        assert_eq!(driver.in_flight(), 0);
+        drop(driver);
+        rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::NONBLOCK).unwrap();
+        let error = reader.read(&mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "the file is leaked too: neither bytes nor an end");
     }
 }
