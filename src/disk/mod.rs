@@ -13,7 +13,15 @@
 //! - A completion is reported exactly once and hands the buffer back; until then the operation owns buffer and file.
 //! - Writes in flight complete in any order.
 
+mod alarm;
 pub mod buffer;
+mod probe;
+mod real;
+#[cfg(test)]
+pub(crate) mod suite;
+mod syscall;
+mod transfer;
+mod uring;
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -22,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use buffer::AlignedBuf;
+pub use real::RealDisk;
 
 /// What a file is opened for; it fixes the flags of the descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
