@@ -14,7 +14,9 @@ use std::sync::Arc;
 #[non_exhaustive]
 pub enum Error {
     /// An entry's index does not follow the last one.
-    #[error("index {found} leaves a gap or goes back: the next index is {expected}; append entries in order, or truncate first")]
+    #[error(
+        "index {found} leaves a gap or goes back: the next index is {expected}; append entries in order, or truncate first"
+    )]
     Gap {
         /// The index that would have been accepted.
         expected: u64,
@@ -22,7 +24,9 @@ pub enum Error {
         found: u64,
     },
     /// A term is lower than the one before it.
-    #[error("term {found} is lower than the last term {last}: terms never fall; check that the entries come from the right leader")]
+    #[error(
+        "term {found} is lower than the last term {last}: terms never fall; check that the entries come from the right leader"
+    )]
     TermFell {
         /// The term of the last entry, or of the compaction point of an empty log.
         last: u64,
@@ -30,7 +34,9 @@ pub enum Error {
         found: u64,
     },
     /// A term was given for an index that the log holds with another term.
-    #[error("index {index} has term {expected} in this log, not {found}: check where the (index, term) pair comes from")]
+    #[error(
+        "index {index} has term {expected} in this log, not {found}: check where the (index, term) pair comes from"
+    )]
     TermMismatch {
         /// The index in question.
         index: u64,
@@ -52,7 +58,9 @@ pub enum Error {
         next: u64,
     },
     /// A payload, batch or key is larger than the log can take.
-    #[error("{what} of {bytes} bytes is too large: the limit is {limit}; split it, or create the log with larger segments")]
+    #[error(
+        "{what} of {bytes} bytes is too large: the limit is {limit}; split it, or create the log with larger segments"
+    )]
     TooLarge {
         /// What was too large.
         what: &'static str,
@@ -62,13 +70,19 @@ pub enum Error {
         limit: u64,
     },
     /// Accepting now would mean waiting: the queue is full or the next segment is not ready.
-    #[error("the log is busy: its queue is full or the next segment is not ready yet; try again, or use a call that waits")]
+    #[error(
+        "the log is busy: its queue is full or the next segment is not ready yet; try again, or use a call that waits"
+    )]
     Busy,
     /// There is no room on the disk for more entries.
-    #[error("no space is left for the log: free space on the disk or compact the log; reads and compaction go on, and so do appends once there is room")]
+    #[error(
+        "no space is left for the log: free space on the disk or compact the log; reads and compaction go on, and so do appends once there is room"
+    )]
     NoSpace,
     /// A write or sync failed; the log refuses further writes until it is opened again.
-    #[error("the log is poisoned by an earlier failure and takes no more writes; reopen it to run recovery (first cause: {0})")]
+    #[error(
+        "the log is poisoned by an earlier failure and takes no more writes; reopen it to run recovery (first cause: {0})"
+    )]
     Poisoned(#[source] Arc<Error>),
     /// A blocking call was made from a completion callback, on the writer thread itself.
     #[error("a blocking call inside a completion callback would wait for itself: hand the work to another thread")]
@@ -96,7 +110,9 @@ pub enum Error {
         found: String,
     },
     /// The log was written by a newer version of this crate.
-    #[error("{file} at byte {offset} was written by a newer version ({what}): open it with that version; nothing was changed")]
+    #[error(
+        "{file} at byte {offset} was written by a newer version ({what}): open it with that version; nothing was changed"
+    )]
     Unsupported {
         /// The file.
         file: PathBuf,
@@ -106,7 +122,9 @@ pub enum Error {
         what: String,
     },
     /// Data that was acknowledged is damaged.
-    #[error("{file} is damaged at byte {offset} ({reason}); indexes {indexes:?} are affected. Nothing was cut or deleted: restore the file from a replica or backup")]
+    #[error(
+        "{file} is damaged at byte {offset} ({reason}); indexes {indexes:?} are affected. Nothing was cut or deleted: restore the file from a replica or backup"
+    )]
     Corrupt {
         /// The damaged file.
         file: PathBuf,
@@ -118,7 +136,9 @@ pub enum Error {
         reason: String,
     },
     /// The directory of the log was removed or replaced while the log was open.
-    #[error("the directory {path} was removed or replaced while the log was open: what was acknowledged there may be unreachable; put it back and reopen")]
+    #[error(
+        "the directory {path} was removed or replaced while the log was open: what was acknowledged there may be unreachable; put it back and reopen"
+    )]
     DirectoryGone {
         /// The directory.
         path: PathBuf,
@@ -151,7 +171,10 @@ impl Error {
         match self {
             Error::NoSpace => true,
             Error::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+                )
             }
             _ => false,
         }
