@@ -20,8 +20,8 @@ pub(crate) enum Request {
 
 /// The compacting thread.
 pub(crate) struct Compactor {
-    requests: SyncSender<Request>,
-    thread: JoinHandle<u64>,
+    requests: Option<SyncSender<Request>>,
+    thread: Option<JoinHandle<u64>>,
 }
 
 impl Compactor {
@@ -31,26 +31,39 @@ impl Compactor {
         let target = target.clone();
         let thread = std::thread::Builder::new().name("compactor".into());
         let thread = thread.spawn(move || serve(&target, keep_entries, &received));
-        Ok(Compactor { requests, thread: thread.context("cannot start the compacting thread")? })
+        let thread = thread.context("cannot start the compacting thread")?;
+        Ok(Compactor { requests: Some(requests), thread: Some(thread) })
     }
 
-    /// Where producers say that it is time.
-    pub(crate) fn requests(&self) -> &SyncSender<Request> {
-        &self.requests
+    /// Where producers say that it is time. Each clone keeps the thread going.
+    pub(crate) fn requests(&self) -> Option<SyncSender<Request>> {
+        self.requests.clone()
     }
 
     /// Returns once no compaction is under way; with the error, if one failed.
     pub(crate) fn rest(&self) -> Result<()> {
         let (answer, answered) = sync_channel(1);
-        self.requests.send(Request::Rest(answer)).map_err(|_| anyhow!("the compacting thread ended"))?;
+        let requests = self.requests.as_ref().context("the compacting thread ended")?;
+        requests.send(Request::Rest(answer)).map_err(|_| anyhow!("the compacting thread ended"))?;
         answered.recv().context("the compacting thread ended")?
     }
 
     /// Ends the thread; the highest index that was compacted, 0 for none.
-    pub(crate) fn finish(self) -> Result<u64> {
+    pub(crate) fn finish(mut self) -> Result<u64> {
         self.rest()?;
-        drop(self.requests);
-        self.thread.join().map_err(|_| anyhow!("the compacting thread panicked"))
+        self.stop().ok_or_else(|| anyhow!("the compacting thread panicked"))
+    }
+
+    fn stop(&mut self) -> Option<u64> {
+        self.requests = None;
+        self.thread.take()?.join().ok()
+    }
+}
+
+impl Drop for Compactor {
+    fn drop(&mut self) {
+        // The thread holds the log: it has to be gone before the log's directory may go.
+        self.stop();
     }
 }
 

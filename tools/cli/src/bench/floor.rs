@@ -22,8 +22,9 @@ pub(crate) const BLOCK_BYTES: usize = 4096;
 pub(crate) const SEQUENTIAL_BYTES: usize = 1 << 20;
 /// The files together, so that the writes do not return to the same blocks soon.
 const TOTAL_BYTES: u64 = 256 << 20;
-/// The smallest file, where segments are tiny.
+/// The smallest file, where segments are tiny, and the largest, where they are huge.
 const FILE_BYTES_MIN: u64 = 8 << 20;
+const FILE_BYTES_MAX: u64 = 512 << 20;
 
 /// The floor's files, ready to be written.
 #[derive(Debug)]
@@ -51,8 +52,9 @@ impl Floor {
     /// Prepares files of a segment's size in `dir`, which must exist.
     pub(crate) fn prepare(dir: &Path, segment_bytes: u64) -> Result<Floor> {
         let room = counters::free_bytes(dir).unwrap_or(u64::MAX) / 8;
-        let total = TOTAL_BYTES.min(room).max(FILE_BYTES_MIN);
-        let file_bytes = segment_bytes.max(FILE_BYTES_MIN).next_multiple_of(BLOCK_BYTES as u64);
+        let room = room.clamp(FILE_BYTES_MIN, FILE_BYTES_MAX).next_multiple_of(BLOCK_BYTES as u64);
+        let file_bytes = segment_bytes.clamp(FILE_BYTES_MIN, room).next_multiple_of(BLOCK_BYTES as u64);
+        let total = TOTAL_BYTES.min(room);
         let mut floor = Floor { files: Vec::new(), file_bytes, next: Mutex::default(), direct: true };
         for number in 0..total.div_ceil(file_bytes) {
             let path = dir.join(format!("floor-{number}.tmp"));

@@ -72,7 +72,7 @@ impl Load {
         target: &Target,
         plan: &LoadPlan,
         payloads: &Payloads,
-        compactor: &SyncSender<Request>,
+        compactor: Option<SyncSender<Request>>,
     ) -> Result<Load> {
         let everyone = plan.producers as usize + 1;
         let now = Instant::now();
@@ -92,7 +92,7 @@ impl Load {
                 target: target.clone(),
                 payloads: payloads.clone(),
                 plan: plan.clone(),
-                compactor: (id == 0).then(|| compactor.clone()),
+                compactor: compactor.clone().filter(|_| id == 0),
                 next_number: 0,
                 bytes_since_compaction: 0,
                 outstanding: VecDeque::new(),

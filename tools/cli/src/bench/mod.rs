@@ -155,9 +155,8 @@ fn pairs(seconds: u32) -> u32 {
 fn measure_pairs(bench: &Bench<'_>, count_pairs: u32, payload_bytes: usize) -> Result<Figures> {
     let mut discarded = Histogram::new(3)?;
     bench.log_slice(&mut discarded)?;
-    let median = bench.target.counters().frame_bytes.value_at_quantile(0.5);
     let block = bench.target.block_bytes().max(BLOCK_BYTES as u64);
-    let frame_bytes = median.max(1).next_multiple_of(block) as usize;
+    let frame_bytes = padded_median(&bench.target.counters().frame_bytes, block);
     bench.floor_slice(frame_bytes, 0)?;
 
     let (mut latencies, mut pairs) = (Histogram::new(3)?, Vec::new());
@@ -170,6 +169,13 @@ fn measure_pairs(bench: &Bench<'_>, count_pairs: u32, payload_bytes: usize) -> R
         progress.at(u64::from(turn) + 1, || format!("pairs, {} acknowledged /s", value(acked_per_s)));
     }
     Ok(Figures::of(&pairs, &latencies, Scale { payload_bytes, batch: bench.batch, frame_bytes }))
+}
+
+/// The median in whole blocks. The histogram rounds: its lowest equivalent value is a whole number of blocks where the
+/// recorded one was.
+fn padded_median(sizes: &Histogram<u64>, block: u64) -> usize {
+    let median = sizes.lowest_equivalent(sizes.value_at_quantile(0.5));
+    median.max(1).next_multiple_of(block) as usize
 }
 
 fn stages(target: &Target) -> Stages {
@@ -222,5 +228,14 @@ mod tests {
     #[test]
     fn seconds_set_the_number_of_pairs_from_fifteen_on() {
         assert_eq!([1, 6, 10, 60].map(pairs), [15, 15, 25, 150]);
+    }
+
+    #[test]
+    fn the_median_frame_is_not_rounded_up_by_the_histogram() {
+        for (recorded, padded) in [(4096, 4096), (4000, 4096), (36864, 36864), (257 * 4096, 257 * 4096), (0, 4096)] {
+            let mut sizes = Histogram::<u64>::new(3).unwrap();
+            sizes.record(recorded).unwrap();
+            assert_eq!(padded_median(&sizes, 4096), padded);
+        }
     }
 }
