@@ -1,0 +1,241 @@
+//! Frames in, writes and acknowledgements out: how many frames are in flight, what each says, which acks may leave.
+//!
+//! Invariants:
+//!
+//! - *written* is the highest n such that every frame up to n is completely written; *durable* is the highest n such
+//!   that every frame up to n survives power loss: never the highest completed one. Neither moves back.
+//! - With durable writes (`O_DSYNC`) the two are one. Without, only a completed sync moves *durable*, and only up to
+//!   what was written before that sync began.
+//! - Each head carries *durable* as it was when the frame was encoded, and the checksum of the head before (the chain),
+//!   so frames are encoded in the order of their numbers.
+//! - After a failure nothing is admitted and nothing moves.
+//!
+//! Does not know files, threads or callers.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::plant::{Plant, planted};
+use super::sequencer::Frame;
+use crate::format::frame::{self, Epoch, FrameSpec};
+
+/// Bytes of a pending frame that make it worth sending while others are in flight: below, arrivals gather until the
+/// device is free, because a second small write costs the device as much as a large one.
+const GATHER_BYTES: u64 = 64 << 10;
+
+/// Bounds of the pipeline.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) frames: usize,
+    pub(crate) bytes: u64,
+    /// Whether a completed write is durable.
+    pub(crate) durable_writes: bool,
+}
+
+#[derive(Debug)]
+struct Flight {
+    number: u64,
+    bytes: u64,
+    is_written: bool,
+}
+
+/// How far things are after a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) written: u64,
+    pub(crate) durable: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    bounds: Bounds,
+    epoch: Epoch,
+    chain: u32,
+    /// Submitted and not yet part of the written prefix.
+    flights: VecDeque<Flight>,
+    bytes_in_flight: u64,
+    submitted: u64,
+    written: u64,
+    durable: u64,
+    /// An open frame that must be durable before anything follows it.
+    barrier: Option<u64>,
+    /// Segments with frames that are written and not durable, each with the highest such frame.
+    unsynced: BTreeMap<u64, u64>,
+    /// Highest frame that carries more than a mark.
+    last_content: u64,
+    /// What the sync under way covers, and how many files it waits for.
+    sync: Option<(u64, usize)>,
+    is_poisoned: bool,
+}
+
+impl Pipeline {
+    /// A pipeline after frame `last`, whose head has the checksum `chain`; everything up to it is durable.
+    pub(crate) fn new(bounds: Bounds, epoch: Epoch, chain: u32, last: u64) -> Pipeline {
+        Pipeline {
+            bounds,
+            epoch,
+            chain,
+            flights: VecDeque::new(),
+            bytes_in_flight: 0,
+            submitted: last,
+            written: last,
+            durable: last,
+            barrier: None,
+            unsynced: BTreeMap::new(),
+            last_content: last,
+            sync: None,
+            is_poisoned: false,
+        }
+    }
+
+    /// Whether the next frame, of this length, may be submitted now.
+    pub(crate) fn admits(&self, bytes: u64, goes_alone: bool) -> bool {
+        if self.is_poisoned || self.barrier.is_some() {
+            return false;
+        }
+        if self.flights.is_empty() {
+            return true;
+        }
+        !goes_alone && self.flights.len() < self.bounds.frames && self.bytes_in_flight + bytes <= self.bounds.bytes
+    }
+
+    /// Whether a frame of this length should rather wait and grow while others are in flight.
+    pub(crate) fn gathers(&self, bytes: u64) -> bool {
+        !self.flights.is_empty() && bytes < GATHER_BYTES
+    }
+
+    /// Encodes the next frame into `out`, its padded length, and counts it as in flight.
+    ///
+    /// # Panics
+    ///
+    /// If frames come out of order, which would break the chain.
+    pub(crate) fn encode(&mut self, frame: &Frame, out: &mut [u8]) {
+        assert_eq!(frame.number, self.submitted + 1, "frames are encoded in order");
+        let spec = FrameSpec {
+            kind: frame.kind,
+            number: frame.number,
+            epoch: self.epoch,
+            chain: self.chain,
+            watermark: if planted(Plant::NoWatermark) { 0 } else { self.durable },
+            salt: frame.plot.salt,
+            offset: frame.offset as u32,
+            first_index: frame.first_index(),
+            base: frame.base.as_ref(),
+            operations: &frame.operations,
+        };
+        self.chain = frame::encode(&spec, out);
+        self.submitted = frame.number;
+        self.flights.push_back(Flight { number: frame.number, bytes: out.len() as u64, is_written: false });
+        self.bytes_in_flight += out.len() as u64;
+        if frame.goes_alone() {
+            self.barrier = Some(frame.number);
+        }
+        if frame.kind != frame::FrameKind::Mark {
+            self.last_content = frame.number;
+        }
+        if !self.bounds.durable_writes {
+            self.unsynced.insert(frame.plot.sequence, frame.number);
+        }
+        if planted(Plant::AckBeforeCompletion) {
+            self.advance(frame.number);
+        }
+    }
+
+    /// A frame is completely written.
+    pub(crate) fn on_written(&mut self, number: u64) -> Progress {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.number == number) {
+            flight.is_written = true;
+        }
+        if planted(Plant::AckOutOfOrder) && !self.is_poisoned {
+            self.advance(number.max(self.written));
+        }
+        while let Some(flight) = self.flights.pop_front_if(|flight| flight.is_written) {
+            self.bytes_in_flight -= flight.bytes;
+            if !self.is_poisoned {
+                self.advance(flight.number.max(self.written));
+            }
+        }
+        self.progress()
+    }
+
+    fn advance(&mut self, written: u64) {
+        self.written = written;
+        if self.bounds.durable_writes {
+            self.set_durable(written);
+        }
+    }
+
+    fn set_durable(&mut self, durable: u64) {
+        self.durable = self.durable.max(durable);
+        self.barrier = self.barrier.filter(|&number| number > self.durable);
+    }
+
+    /// A write failed or a sync failed: nothing that is not durable by now will be.
+    pub(crate) fn poison(&mut self) {
+        self.is_poisoned = true;
+    }
+
+    /// A write failed: it is no longer in flight.
+    pub(crate) fn on_failed(&mut self, number: u64) {
+        self.poison();
+        if let Some(at) = self.flights.iter().position(|flight| flight.number == number) {
+            self.bytes_in_flight -= self.flights.remove(at).map_or(0, |flight| flight.bytes);
+        }
+    }
+
+    /// Begins a sync of all that is written, unless one is under way or there is nothing to do; returns the segments to
+    /// sync. What completes after this is not covered.
+    pub(crate) fn begin_sync(&mut self) -> Option<Vec<u64>> {
+        if self.sync.is_some() || self.durable == self.written || self.is_poisoned {
+            return None;
+        }
+        let segments: Vec<u64> = self.unsynced.keys().copied().collect();
+        self.sync = Some((self.written, segments.len()));
+        Some(segments)
+    }
+
+    /// One file of the sync is done.
+    pub(crate) fn on_synced(&mut self) -> Progress {
+        if let Some((through, files)) = &mut self.sync {
+            *files -= 1;
+            if *files == 0 && !self.is_poisoned {
+                let through = *through;
+                self.sync = None;
+                self.set_durable(through);
+                self.unsynced.retain(|_, &mut highest| highest > through);
+            }
+        }
+        self.progress()
+    }
+
+    /// Whether something that matters is written and not durable: marks alone are not worth a sync.
+    pub(crate) fn wants_sync(&self) -> bool {
+        !self.bounds.durable_writes && self.durable < self.last_content && self.durable < self.written
+    }
+
+    pub(crate) fn is_syncing(&self) -> bool {
+        self.sync.is_some()
+    }
+
+    /// An open frame is waiting for a sync to let others follow it.
+    pub(crate) fn barrier_waits(&self) -> bool {
+        !self.bounds.durable_writes && self.barrier.is_some_and(|number| number <= self.written)
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flights.is_empty() && self.sync.is_none()
+    }
+
+    pub(crate) fn frames_in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        Progress { written: self.written, durable: self.durable }
+    }
+
+    /// Head checksum of the last frame encoded.
+    pub(crate) fn chain(&self) -> u32 {
+        self.chain
+    }
+}

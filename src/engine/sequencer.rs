@@ -1,0 +1,648 @@
+//! Batches in, frames out: assigns indexes, joins batches into frames, gives each frame its place, decides to roll.
+//!
+//! Runs under one short lock. Invariants:
+//!
+//! - A batch is accepted as one step: it is checked against a copy of the outline and its place is found first, so a
+//!   refusal leaves nothing behind and an accepted batch has its space.
+//! - Frames lie end to end in the order of their numbers; once the log has rolled, nothing goes to the segment before.
+//! - The operations of one batch are never split over frames.
+//! - The first frame of a segment carries the state before its own operations.
+//! - Frame numbers: accepted >= acknowledged, durable; none moves back.
+//!
+//! Does not know when frames are written (the writer takes them), nor bytes, files or threads.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::ledger::{Ledger, Outline};
+use super::space::{self, Class};
+use crate::error::Error;
+use crate::format::frame::{FrameKind, HEAD_BYTES, Operation};
+use crate::format::state::State;
+use crate::entry::LogEntry;
+
+/// One operation as a caller asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Append at the next index with the last term.
+    Push(Bytes),
+    /// Append exactly this.
+    Entry(LogEntry),
+    /// Remove this index and all after it.
+    Truncate(u64),
+    PutMeta(Bytes, Bytes),
+    DeleteMeta(Bytes),
+    /// Drop all up to and including this index; without a term, it is the one in the log.
+    Compact(u64, Option<u64>),
+}
+
+/// Why a batch was not accepted.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// It can never be accepted as it is.
+    Error(Error),
+    /// The term of this index is needed and is not known here: look it up and come again.
+    NeedTerm(u64),
+    /// There is no room until a spare stands behind the segment.
+    NoRoom,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal::Error(error)
+    }
+}
+
+/// A segment as far as placing frames goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plot {
+    pub(crate) sequence: u64,
+    pub(crate) salt: u64,
+    pub(crate) block_bytes: u32,
+    pub(crate) segment_bytes: u64,
+}
+
+/// A frame with its number and place.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) kind: FrameKind,
+    pub(crate) number: u64,
+    pub(crate) plot: Plot,
+    pub(crate) offset: u64,
+    /// The state before the frame, if it is the first of its segment.
+    pub(crate) base: Option<State>,
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) entry_count: u32,
+    /// Head, base and operations, without padding.
+    pub(crate) used_bytes: u64,
+    /// Next index after the frame.
+    pub(crate) next: Option<u64>,
+    first_entry: Option<u64>,
+}
+
+impl Frame {
+    /// Length on disk.
+    pub(crate) fn padded_bytes(&self) -> u64 {
+        self.used_bytes.next_multiple_of(u64::from(self.plot.block_bytes))
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + self.padded_bytes()
+    }
+
+    /// The head's first index.
+    pub(crate) fn first_index(&self) -> Option<u64> {
+        self.first_entry.or(self.next)
+    }
+
+    /// Whether no other frame may be in flight with this one: an open frame must be durable before the first frame of
+    /// its epoch, or a crash could leave that one as a whole frame of an epoch that never began.
+    pub(crate) fn goes_alone(&self) -> bool {
+        self.kind == FrameKind::Open
+    }
+}
+
+/// What is remembered of a frame until it is durable.
+#[derive(Clone, Copy, Debug)]
+struct Digest {
+    number: u64,
+    next: Option<u64>,
+    /// Lowest index that the frame truncated.
+    truncated: Option<u64>,
+    compacted: Option<u64>,
+    bytes: u64,
+}
+
+/// Where the next frame would go.
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    /// 0 is the active segment, n the n-th spare.
+    spares_used: usize,
+    tail: u64,
+}
+
+/// An accepted batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    /// Indexes of its entries; empty, at the next index, if it has none.
+    pub(crate) indexes: std::ops::Range<u64>,
+    /// The frame it joined.
+    pub(crate) number: u64,
+    /// How many operations it has; with none, it is done when the frames before it are.
+    pub(crate) operation_count: usize,
+}
+
+/// Limits that do not change while a log is open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) frame_bytes_max: u64,
+    pub(crate) first_index: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Sequencer {
+    pub(crate) ledger: Ledger,
+    limits: Limits,
+    active: Plot,
+    /// End of the last closed frame.
+    tail: u64,
+    spares: VecDeque<Plot>,
+    pending: Option<Frame>,
+    closed: VecDeque<Frame>,
+    next_number: u64,
+    /// An open frame must go before anything else.
+    open_due: bool,
+    last_kind: FrameKind,
+    /// Oldest first: all frames that are accepted and not durable.
+    digests: VecDeque<Digest>,
+    acknowledged: u64,
+    durable: u64,
+    durable_next: Option<u64>,
+    durable_compaction: Option<u64>,
+    queued_bytes: u64,
+    truncations: u64,
+}
+
+/// What recovery hands over.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) ledger: Ledger,
+    pub(crate) active: Plot,
+    pub(crate) tail: u64,
+    pub(crate) spares: Vec<Plot>,
+    pub(crate) next_number: u64,
+    pub(crate) open_due: bool,
+    pub(crate) last_kind: FrameKind,
+}
+
+impl Sequencer {
+    pub(crate) fn new(start: Start, limits: Limits) -> Sequencer {
+        let durable_next = start.ledger.outline.state.next;
+        let durable_compaction = start.ledger.outline.state.compacted.map(|(index, _)| index);
+        Sequencer {
+            ledger: start.ledger,
+            limits,
+            active: start.active,
+            tail: start.tail,
+            spares: start.spares.into(),
+            pending: None,
+            closed: VecDeque::new(),
+            next_number: start.next_number,
+            open_due: start.open_due,
+            last_kind: start.last_kind,
+            digests: VecDeque::new(),
+            acknowledged: start.next_number - 1,
+            durable: start.next_number - 1,
+            durable_next,
+            durable_compaction,
+            queued_bytes: 0,
+            truncations: 0,
+        }
+    }
+
+    /// Accepts a batch, or refuses it and leaves everything as it was. `hints` are terms of live indexes that were
+    /// asked for by [`Refusal::NeedTerm`]; they hold as long as [`Sequencer::truncations`] did not change.
+    ///
+    /// # Errors
+    ///
+    /// See [`Refusal`].
+    pub(crate) fn accept(
+        &mut self,
+        batch: &[Request],
+        now_ms: u64,
+        hints: &[(u64, u64)],
+    ) -> Result<Accepted, Refusal> {
+        let mut outline = self.ledger.outline.clone();
+        let segment_bytes = self.active.segment_bytes;
+        let trial = Trial { limits: self.limits, segment_bytes, now_ms, ledger: &self.ledger, hints };
+        let operations = trial.run(&mut outline, batch)?;
+        let next = outline.state.next.unwrap_or(self.limits.first_index);
+        if operations.is_empty() {
+            return Ok(Accepted { indexes: next..next, number: self.last_number(), operation_count: 0 });
+        }
+        let bytes = operations.iter().map(Operation::encoded_bytes).sum();
+        let limit = space::batch_bytes_max(self.active.segment_bytes, self.active.block_bytes);
+        if bytes > limit {
+            return Err(Error::TooLarge { what: "batch", bytes, limit }.into());
+        }
+        self.reserve(bytes, self.class_of(&operations))?;
+        let entries: Vec<u64> = operations.iter().filter_map(entry_index).collect();
+        let indexes = match (entries.first(), entries.last()) {
+            (Some(&first), Some(&last)) => first..last + 1,
+            _ => next..next,
+        };
+        let operation_count = operations.len();
+        self.join(operations);
+        debug_assert_eq!(self.ledger.outline, outline, "joining does what the trial did");
+        Ok(Accepted { indexes, number: self.last_number(), operation_count })
+    }
+
+    fn class_of(&self, operations: &[Operation]) -> Class {
+        let frees = |operation: &Operation| match operation {
+            Operation::Compact { index, .. } => self.ledger.ranges.frees(*index),
+            _ => false,
+        };
+        if operations.iter().any(|operation| matches!(operation, Operation::Entry { .. } | Operation::Truncate { .. })) {
+            Class::Data
+        } else if operations.iter().any(frees) {
+            Class::Vital
+        } else {
+            Class::Small
+        }
+    }
+
+    /// Makes `pending` a frame that can take `bytes` more, or refuses without a change.
+    fn reserve(&mut self, bytes: u64, class: Class) -> Result<(), Refusal> {
+        if self.pending.as_ref().is_some_and(|pending| self.may_join(pending, bytes, class)) {
+            return Ok(());
+        }
+        let state = &self.ledger.outline.state;
+        let start = Cursor { spares_used: 0, tail: self.pending.as_ref().map_or(self.tail, Frame::end) };
+        let after_open = match self.open_due {
+            true => self.place(start, 0, Class::Vital, state).map(|place| place.end()).ok_or(Refusal::NoRoom)?,
+            false => start,
+        };
+        // Both are placed before either is made: an open frame for a batch that is refused would waste a block.
+        let place = self.place(after_open, bytes, class, state).ok_or(Refusal::NoRoom)?;
+        self.close_pending();
+        if std::mem::take(&mut self.open_due) {
+            self.begin_frame(FrameKind::Open, 0, Class::Vital)?;
+            self.close_pending();
+        }
+        debug_assert!(self.spares.len() + 1 > place.cursor.spares_used);
+        self.begin_frame(FrameKind::Data, bytes, class)
+    }
+
+    fn may_join(&self, pending: &Frame, bytes: u64, class: Class) -> bool {
+        let used = pending.used_bytes + bytes;
+        let padded = used.next_multiple_of(u64::from(pending.plot.block_bytes));
+        let Plot { segment_bytes, block_bytes, .. } = pending.plot;
+        used <= self.limits.frame_bytes_max
+            && pending.offset + padded <= space::limit(class, segment_bytes, block_bytes, !self.spares.is_empty())
+    }
+
+    fn plot(&self, spares_used: usize) -> Option<&Plot> {
+        spares_used.checked_sub(1).map_or(Some(&self.active), |nth| self.spares.get(nth))
+    }
+
+    /// Finds the place for a frame with `bytes` of operations, at the cursor or in a later segment.
+    fn place(&self, mut cursor: Cursor, bytes: u64, class: Class, state: &State) -> Option<Place> {
+        loop {
+            let plot = self.plot(cursor.spares_used)?;
+            let block = u64::from(plot.block_bytes);
+            let begins_segment = cursor.tail == block;
+            let base_bytes = if begins_segment { state.encoded_bytes() } else { 0 };
+            let used_bytes = HEAD_BYTES as u64 + base_bytes + bytes;
+            let spare_behind = self.spares.len() > cursor.spares_used;
+            let limit = space::limit(class, plot.segment_bytes, plot.block_bytes, spare_behind);
+            let end = cursor.tail + used_bytes.next_multiple_of(block);
+            if end <= limit {
+                return Some(Place { cursor, begins_segment, end });
+            }
+            cursor = Cursor { spares_used: cursor.spares_used + 1, tail: block_of(self.plot(cursor.spares_used + 1)?) };
+        }
+    }
+
+    /// Starts the pending frame at the first place that has room.
+    fn begin_frame(&mut self, kind: FrameKind, bytes: u64, class: Class) -> Result<(), Refusal> {
+        let cursor = Cursor { spares_used: 0, tail: self.tail };
+        let place = self.place(cursor, bytes, class, &self.ledger.outline.state).ok_or(Refusal::NoRoom)?;
+        for _ in 0..place.cursor.spares_used {
+            self.active = self.spares.pop_front().ok_or(Refusal::NoRoom)?;
+        }
+        let number = self.next_number;
+        self.next_number = number.checked_add(1).ok_or(Refusal::Error(counters_full(number)))?;
+        if place.begins_segment {
+            self.ledger.add_segment(self.active.sequence, number);
+        }
+        let base = place.begins_segment.then(|| self.ledger.outline.state.clone());
+        let base_bytes = base.as_ref().map_or(0, State::encoded_bytes);
+        self.tail = place.cursor.tail;
+        self.last_kind = kind;
+        let next = self.ledger.outline.state.next;
+        self.digests.push_back(Digest { number, next, truncated: None, compacted: None, bytes: 0 });
+        self.pending = Some(Frame {
+            kind,
+            number,
+            plot: self.active,
+            offset: self.tail,
+            used_bytes: HEAD_BYTES as u64 + base_bytes,
+            base,
+            operations: Vec::new(),
+            entry_count: 0,
+            next,
+            first_entry: None,
+        });
+        Ok(())
+    }
+
+    fn join(&mut self, operations: Vec<Operation>) {
+        let (Some(pending), Some(digest)) = (self.pending.as_mut(), self.digests.back_mut()) else {
+            unreachable!("a frame was reserved before anything joins it")
+        };
+        for operation in operations {
+            self.ledger.apply(&operation, (pending.offset + pending.used_bytes) as u32);
+            let bytes = operation.encoded_bytes();
+            pending.used_bytes += bytes;
+            digest.bytes += bytes;
+            self.queued_bytes += bytes;
+            match &operation {
+                Operation::Entry { index, .. } => {
+                    pending.entry_count += 1;
+                    pending.first_entry = pending.first_entry.or(Some(*index));
+                }
+                Operation::Truncate { first_removed, .. } => {
+                    self.truncations += 1;
+                    digest.truncated = Some(digest.truncated.map_or(*first_removed, |low| low.min(*first_removed)));
+                    self.durable_next = self.durable_next.map(|next| next.min(*first_removed));
+                }
+                Operation::Compact { index, .. } => digest.compacted = Some(*index),
+                Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
+            }
+            pending.operations.push(operation);
+        }
+        pending.next = self.ledger.outline.state.next;
+        digest.next = pending.next;
+    }
+
+    fn close_pending(&mut self) {
+        if let Some(frame) = self.pending.take() {
+            self.tail = frame.end();
+            self.closed.push_back(frame);
+        }
+    }
+
+    /// Adds a mark if the last frame carries data and there is room; a mark rolls if it must and can.
+    pub(crate) fn add_mark(&mut self) -> bool {
+        if self.last_kind != FrameKind::Data || self.pending.is_some() || self.open_due {
+            return false;
+        }
+        let made = self.begin_frame(FrameKind::Mark, 0, Class::Small).is_ok();
+        if made {
+            self.close_pending();
+        }
+        made
+    }
+
+    /// The next frame for the writer, if there is one; closes the pending frame if nothing stands before it.
+    pub(crate) fn take_frame(&mut self) -> Option<Frame> {
+        if self.closed.is_empty() {
+            self.close_pending();
+        }
+        self.closed.pop_front()
+    }
+
+    /// The frame that [`Sequencer::take_frame`] would give: padded bytes, and whether it goes alone.
+    pub(crate) fn peek_frame(&self) -> Option<(u64, bool)> {
+        let frame = self.closed.front().or(self.pending.as_ref())?;
+        Some((frame.padded_bytes(), frame.goes_alone()))
+    }
+
+    /// Whether a frame is closed: it will not grow by waiting.
+    pub(crate) fn has_closed(&self) -> bool {
+        !self.closed.is_empty()
+    }
+
+    /// The newest `count` operations of the pending frame: those of the batch just accepted.
+    pub(crate) fn newest_operations(&self, count: usize) -> &[Operation] {
+        self.pending.as_ref().map_or(&[], |frame| &frame.operations[frame.operations.len() - count..])
+    }
+
+    /// A segment stands ready behind the last one.
+    pub(crate) fn add_spare(&mut self, plot: Plot) {
+        debug_assert_eq!(Some(plot.sequence), self.next_spare());
+        self.spares.push_back(plot);
+    }
+
+    /// Sequence number of the spare that should be made next; `None` at the counters' end.
+    pub(crate) fn next_spare(&self) -> Option<u64> {
+        self.active.sequence.checked_add(1 + self.spares.len() as u64).filter(|&sequence| sequence < u64::MAX)
+    }
+
+    pub(crate) fn spare_count(&self) -> usize {
+        self.spares.len()
+    }
+
+    pub(crate) fn active(&self) -> Plot {
+        self.active
+    }
+
+    /// End of the last frame given a place, in the active segment.
+    pub(crate) fn tail(&self) -> u64 {
+        self.pending.as_ref().map_or(self.tail, Frame::end)
+    }
+
+    /// Frames up to `number` are acknowledged: their bytes leave the queue.
+    pub(crate) fn on_acknowledged(&mut self, number: u64) {
+        // Numbers are contiguous: start behind what was acknowledged before, however much is not yet durable.
+        let oldest = self.digests.front().map_or(0, |digest| digest.number);
+        let start = (self.acknowledged + 1).saturating_sub(oldest) as usize;
+        for digest in self.digests.iter_mut().skip(start).take_while(|digest| digest.number <= number) {
+            self.queued_bytes -= std::mem::take(&mut digest.bytes);
+        }
+        self.acknowledged = self.acknowledged.max(number);
+    }
+
+    /// Frames up to `number` are durable.
+    pub(crate) fn on_durable(&mut self, number: u64) {
+        while let Some(digest) = self.digests.pop_front_if(|digest| digest.number <= number) {
+            self.queued_bytes -= digest.bytes;
+            self.durable_next = digest.next;
+            self.durable_compaction = digest.compacted.or(self.durable_compaction);
+        }
+        let truncated = self.digests.iter().filter_map(|digest| digest.truncated).min();
+        if let (Some(next), Some(truncated)) = (self.durable_next, truncated) {
+            self.durable_next = Some(next.min(truncated));
+        }
+        self.durable = self.durable.max(number);
+        self.acknowledged = self.acknowledged.max(number);
+    }
+
+    /// The oldest segment, if it may go now.
+    pub(crate) fn droppable(&self) -> Option<u64> {
+        self.ledger.ranges.droppable(self.durable_compaction, self.durable)
+    }
+
+    pub(crate) fn outline(&self) -> &Outline {
+        &self.ledger.outline
+    }
+
+    /// Index that the next entry without one gets.
+    pub(crate) fn next_index(&self) -> u64 {
+        self.ledger.outline.state.next.unwrap_or(self.limits.first_index)
+    }
+
+    /// One past the last index that is durable and not truncated since.
+    pub(crate) fn durable_next(&self) -> Option<u64> {
+        self.durable_next
+    }
+
+    /// Bytes accepted and not acknowledged.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
+    }
+
+    /// Number of the newest frame.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.next_number - 1
+    }
+
+    /// How many truncations were accepted.
+    pub(crate) fn truncations(&self) -> u64 {
+        self.truncations
+    }
+
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+}
+
+struct Place {
+    cursor: Cursor,
+    begins_segment: bool,
+    end: u64,
+}
+
+impl Place {
+    fn end(&self) -> Cursor {
+        Cursor { spares_used: self.cursor.spares_used, tail: self.end }
+    }
+}
+
+fn block_of(plot: &Plot) -> u64 {
+    u64::from(plot.block_bytes)
+}
+
+fn entry_index(operation: &Operation) -> Option<u64> {
+    match operation {
+        Operation::Entry { index, .. } => Some(*index),
+        _ => None,
+    }
+}
+
+fn counters_full(number: u64) -> Error {
+    Error::TooLarge { what: "frame number", bytes: number, limit: u64::MAX - 1 }
+}
+
+/// Turns requests into operations against a copy of the outline.
+struct Trial<'a> {
+    limits: Limits,
+    segment_bytes: u64,
+    now_ms: u64,
+    ledger: &'a Ledger,
+    hints: &'a [(u64, u64)],
+}
+
+impl Trial<'_> {
+    fn run(&self, outline: &mut Outline, batch: &[Request]) -> Result<Vec<Operation>, Refusal> {
+        let mut operations = Vec::with_capacity(batch.len());
+        for request in batch {
+            if let Some(operation) = self.operation(outline, request, &operations)? {
+                outline.check(&operation, self.segment_bytes)?;
+                outline.apply(&operation);
+                operations.push(operation);
+            }
+        }
+        Ok(operations)
+    }
+
+    /// The operation that a request stands for; `None` if it changes nothing.
+    fn operation(
+        &self,
+        outline: &Outline,
+        request: &Request,
+        before: &[Operation],
+    ) -> Result<Option<Operation>, Refusal> {
+        let state = &outline.state;
+        let next = state.next.unwrap_or(self.limits.first_index);
+        let entry = |index, term, timestamp, payload: &Bytes| match u32::try_from(payload.len()) {
+            Ok(_) => Ok(Some(Operation::Entry { index, term, timestamp, payload: payload.clone() })),
+            Err(_) => Err(self.too_large("payload", payload.len())),
+        };
+        match request {
+            Request::Push(payload) => entry(next, state.last_term, self.now_ms, payload),
+            Request::Entry(given) => entry(given.index, given.term, given.timestamp, &given.command),
+            Request::Truncate(first_removed) if *first_removed == next => Ok(None),
+            Request::Truncate(first_removed) => {
+                // In a log that was never compacted, everything from an index before the first one is everything.
+                let lowest = outline.first.filter(|_| state.compacted.is_none()).unwrap_or(0);
+                self.truncation(outline, lowest.max(*first_removed), next, before).map(Some)
+            }
+            Request::PutMeta(key, value) => {
+                if key.len() as u64 + value.len() as u64 > u64::from(u32::MAX) {
+                    return Err(self.too_large("hard state", key.len() + value.len()));
+                }
+                Ok(Some(Operation::PutMeta { key: key.clone(), value: value.clone() }))
+            }
+            Request::DeleteMeta(key) if !state.hard_state.contains_key(key) => Ok(None),
+            Request::DeleteMeta(key) => Ok(Some(Operation::DeleteMeta { key: key.clone() })),
+            Request::Compact(index, _) if state.compacted.is_some_and(|(done, _)| *index <= done) => Ok(None),
+            Request::Compact(index, None) if outline.first.is_some_and(|first| *index < first) => Ok(None),
+            Request::Compact(index, _) if outline.first.is_some_and(|first| index + 1 < first) => Ok(None),
+            Request::Compact(index, term) => self.compaction(outline, *index, *term, next, before).map(Some),
+        }
+    }
+
+    fn too_large(&self, what: &'static str, bytes: usize) -> Refusal {
+        Error::TooLarge { what, bytes: bytes as u64, limit: self.segment_bytes }.into()
+    }
+
+    fn truncation(
+        &self,
+        outline: &Outline,
+        first_removed: u64,
+        next: u64,
+        before: &[Operation],
+    ) -> Result<Operation, Refusal> {
+        let refused = Operation::Truncate { first_removed, last_term: 0 };
+        match outline.check(&refused, self.segment_bytes) {
+            Err(Error::NotWritten { .. }) => return Err(Error::NotWritten { next }.into()),
+            other => other?,
+        }
+        let last_term = match outline.state.compacted {
+            _ if outline.first.is_some_and(|first| first < first_removed) => self.term(first_removed - 1, before)?,
+            Some((_, term)) => term,
+            None => 0,
+        };
+        Ok(Operation::Truncate { first_removed, last_term })
+    }
+
+    fn compaction(
+        &self,
+        outline: &Outline,
+        index: u64,
+        term: Option<u64>,
+        next: u64,
+        before: &[Operation],
+    ) -> Result<Operation, Refusal> {
+        outline.check(&Operation::Compact { index, term: u64::MAX }, self.segment_bytes)?;
+        let is_live = outline.first.is_some_and(|first| (first..next).contains(&index));
+        let in_log = if is_live { Some(self.term(index, before)?) } else { None };
+        match (term, in_log) {
+            (Some(found), Some(expected)) if found != expected => {
+                Err(Error::TermMismatch { index, expected, found }.into())
+            }
+            (None, None) => Err(Error::NotWritten { next }.into()),
+            (given, in_log) => {
+                let term = in_log.or(given).unwrap_or_default();
+                Ok(Operation::Compact { index, term })
+            }
+        }
+    }
+
+    /// The term of a live entry: of this batch, or of the log.
+    fn term(&self, index: u64, before: &[Operation]) -> Result<u64, Refusal> {
+        let own = before.iter().rev().find_map(|operation| match operation {
+            Operation::Entry { index: at, term, .. } if *at == index => Some(*term),
+            _ => None,
+        });
+        let hinted = || self.hints.iter().find(|(at, _)| *at == index).map(|(_, term)| *term);
+        own.or_else(|| self.ledger.term_of(index)).or_else(hinted).ok_or(Refusal::NeedTerm(index))
+    }
+}

@@ -1,0 +1,17 @@
+//! Segments on a disk: where the format's bytes and the disk's files meet.
+//!
+//! - [`dir`]: which files are there; the lock.
+//! - [`spare`]: making segments ready, from nothing or from a dropped one.
+//! - [`scan`]: reading a segment frame by frame.
+//! - [`recover`]: finding the end of the log, and making it safe to go on from there.
+//! - [`index_map`]: index files, mapped.
+//! - [`sealed`]: reading single entries and ranges.
+//!
+//! Nothing here has threads; the threads of [`crate::log`] and the explorer call it alike.
+
+pub(crate) mod dir;
+pub(crate) mod index_map;
+pub(crate) mod recover;
+pub(crate) mod scan;
+pub(crate) mod sealed;
+pub(crate) mod spare;

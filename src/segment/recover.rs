@@ -1,0 +1,720 @@
+//! Recovery: finds the end of the log and makes it safe to go on from there.
+//!
+//! The steps, in an order that matters (what is lost if it changes):
+//!
+//! 1. **Lock** every named segment through the descriptor that will write it, before anything is read: a killed
+//!    writer's queued writes hold those locks until they are done, and would otherwise land after we looked.
+//! 2. **Start** at the newest segment whose successor proves its first frame durable.
+//! 3. **Walk** frame by frame. Before following the log into the next segment, look through the rest of this one:
+//!    otherwise damage in its last frames would be taken for the roll.
+//! 4. **Torn or corrupt**: one head behind the end whose watermark covers the missing frame is enough for an error.
+//! 5. **Make durable** what is kept and not witnessed: a killed process leaves writes in the device's cache, and a
+//!    failed sync leaves pages that read back but never reached the disk. Without this, a second crash could lose what
+//!    the first recovery showed.
+//! 6. **Save** what is cut, **then decide** with an open frame, synced. Only then are left-overs removed and the log
+//!    handed out. A second recovery decides the same.
+//!
+//! A read-only recovery takes no lock, writes nothing and stops after step 4.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dir::{self, Listing, LockFile};
+use super::index_map::IndexMap;
+use super::scan::{Found, SegmentReader, rebuild_index};
+use super::spare::{self, OpenSegment};
+use crate::config::{Config, Durability, Verify};
+use crate::disk::{Access, AlignedBuf, Disk};
+use crate::engine::plant::{Plant, planted};
+use crate::engine::ranges::SegmentRange;
+use crate::engine::recovery::{self, Fit, Replay};
+use crate::engine::sequencer::Start;
+use crate::error::{Error, Result};
+use crate::format::frame::{self, Epoch, FrameKind, FrameSpec, Head, HeadRead};
+use crate::format::index::IndexIdentity;
+use crate::format::lock::Slot;
+use crate::format::names;
+use crate::format::segment::{HeaderDefect, SegmentHeader};
+
+/// What an open found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The directory held no log, and one was made.
+    pub created: bool,
+    /// The log had been closed, or left idle long enough for a mark: nothing had to be written.
+    pub was_clean: bool,
+    /// Frames read and kept; older ones were proved durable by later segments and not read.
+    pub frames_kept: u64,
+    /// Entries in those frames.
+    pub entries_kept: u64,
+    /// Kept frames that nothing on disk proved durable, written again as they are.
+    pub frames_rewritten: u64,
+    /// Bytes behind the end that were in flight at the crash and never acknowledged.
+    pub bytes_cut: u64,
+    /// Why they were cut; empty where nothing was.
+    pub cut_reason: String,
+    /// Where the cut bytes were copied to; `None` where nothing was cut, or no space was left for the copy.
+    pub saved_to: Option<PathBuf>,
+    /// Files of dropped segments that an interrupted drop had left.
+    pub segments_removed: u64,
+    /// Index files that were missing or wrong and are made anew from their segments.
+    pub indexes_rebuilt: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A segment older than the one being filled.
+pub(crate) struct SealedSegment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) identity: IndexIdentity,
+}
+
+/// The result of a recovery.
+pub(crate) struct Recovered {
+    /// `None` in a read-only recovery.
+    pub(crate) lock: Option<LockFile>,
+    pub(crate) sealed: Vec<SealedSegment>,
+    pub(crate) active: OpenSegment,
+    pub(crate) spares: Vec<OpenSegment>,
+    pub(crate) start: Start,
+    /// Head checksum of the last frame.
+    pub(crate) chain: u32,
+    pub(crate) epoch: Epoch,
+    pub(crate) report: RecoveryReport,
+}
+
+/// What a recovery needs from outside.
+pub(crate) struct Request<'a> {
+    pub(crate) disk: &'a Arc<dyn Disk>,
+    pub(crate) config: &'a Config,
+    pub(crate) random: &'a dyn Fn() -> u64,
+    pub(crate) read_only: bool,
+}
+
+/// Opens the log in a directory, creating it where there is none.
+///
+/// # Errors
+///
+/// Every error of opening a log; see [`crate::Log::open`].
+pub(crate) fn recover(request: &Request<'_>) -> Result<Recovered> {
+    let disk = &**request.disk;
+    let listing = Listing::read(disk)?;
+    listing.check_ours(disk)?;
+    let lock = match request.read_only {
+        true => None,
+        false => Some(LockFile::acquire(request.disk, request.config.lock_wait)?),
+    };
+    // Listed again under the lock: the writer that went away may have made or dropped segments meanwhile.
+    let listing = Listing::read(disk)?;
+    let slot = match &lock {
+        Some(lock) => lock.slot()?,
+        None => dir::peek_slot(disk)?,
+    };
+    let mut recovery = Recovery::new(request, slot);
+    if listing.segments.is_empty() {
+        recovery.create(&listing)?;
+    } else {
+        recovery.open_segments(listing.run())?;
+    }
+    recovery.restore_before_walk()?;
+    recovery.walk()?;
+    recovery.check_nothing_is_missing()?;
+    if !request.read_only {
+        recovery.make_durable()?;
+        recovery.decide()?;
+        recovery.clean_up(&listing)?;
+    }
+    recovery.finish(lock)
+}
+
+/// A whole frame that was kept, for writing it again.
+struct Kept {
+    segment: usize,
+    offset: u64,
+    head: Head,
+}
+
+/// What lies behind the end of the log.
+#[derive(Default)]
+struct Behind {
+    /// End of the last frame that any head behind the cut claims, in the segment of the cut.
+    claimed_end: u64,
+    /// A head of the last frame's epoch stands behind it: frames of this life were in flight.
+    same_epoch: bool,
+}
+
+struct Recovery<'a> {
+    request: &'a Request<'a>,
+    disk: &'a Arc<dyn Disk>,
+    slot: Option<Slot>,
+    segments: Vec<SegmentReader>,
+    files: Vec<OpenSegment>,
+    first_heads: Vec<Option<Head>>,
+    /// Position in `segments` where the walk starts, and where it ended.
+    start: usize,
+    end: usize,
+    /// End of the last frame in the segment where the walk ended.
+    tail: u64,
+    replay: Replay,
+    /// Oldest first.
+    unwitnessed: VecDeque<Kept>,
+    sealed: Vec<IndexIdentity>,
+    highest_counter: u64,
+    behind: Behind,
+    epoch: Epoch,
+    open_due: bool,
+    report: RecoveryReport,
+}
+
+impl<'a> Recovery<'a> {
+    fn new(request: &'a Request<'a>, slot: Option<Slot>) -> Recovery<'a> {
+        Recovery {
+            request,
+            disk: request.disk,
+            slot,
+            segments: Vec::new(),
+            files: Vec::new(),
+            first_heads: Vec::new(),
+            start: 0,
+            end: 0,
+            tail: 0,
+            replay: Replay::default(),
+            unwitnessed: VecDeque::new(),
+            sealed: Vec::new(),
+            highest_counter: 0,
+            behind: Behind::default(),
+            epoch: Epoch { counter: 0, random: 0 },
+            open_due: false,
+            report: RecoveryReport::default(),
+        }
+    }
+
+    fn durable_writes(&self) -> bool {
+        self.request.config.durability == Durability::Sync
+    }
+
+    fn path(&self, segment: usize) -> PathBuf {
+        self.disk.path_of(&names::segment(self.segments[segment].header.sequence))
+    }
+
+    fn read_error(&self, segment: usize) -> impl FnOnce(std::io::Error) -> Error {
+        Error::io("read", self.path(segment))
+    }
+
+    fn corrupt(&self, segment: usize, offset: u64, reason: impl Into<String>) -> Error {
+        let first = self.replay.ledger.outline.state.next.unwrap_or(0);
+        Error::Corrupt { file: self.path(segment), offset, indexes: first..u64::MAX, reason: reason.into() }
+    }
+
+    fn unsupported(&self, segment: usize, offset: u64, what: String) -> Error {
+        Error::Unsupported { file: self.path(segment), offset, what }
+    }
+
+    /// Makes the first segment of a new log; the walk then finds it empty.
+    fn create(&mut self, listing: &Listing) -> Result<()> {
+        if let Some(slot) = self.slot.filter(|slot| slot.watermark > 0) {
+            let reason = format!("all segments are gone, but {} frames were durable", slot.watermark);
+            let file = self.disk.path_of(&names::segment(1));
+            return Err(Error::Corrupt { file, offset: 0, indexes: 0..u64::MAX, reason });
+        }
+        if self.request.read_only {
+            let found = "there is no segment".into();
+            return Err(Error::Foreign { path: self.disk.path().into(), found });
+        }
+        self.remove_temporaries(listing)?;
+        let config = self.request.config;
+        let mut log_id = [0; 16];
+        log_id[..8].copy_from_slice(&(self.request.random)().to_le_bytes());
+        log_id[8..].copy_from_slice(&(self.request.random)().to_le_bytes());
+        let block_bytes = block_bytes(config, &**self.disk)?;
+        let segment_bytes = config.segment_bytes;
+        let header = SegmentHeader { log_id, sequence: 1, salt: (self.request.random)(), block_bytes, segment_bytes };
+        self.report.created = true;
+        let made = spare::make(&**self.disk, &header, self.durable_writes())?;
+        self.add_segment(made)
+    }
+
+    fn open_segments(&mut self, run: &[u64]) -> Result<()> {
+        for &sequence in run {
+            let opened = self.open_segment(sequence)?;
+            self.add_segment(opened)?;
+        }
+        let id = self.files[0].header.log_id;
+        if let Some(segment) = self.files.iter().position(|file| file.header.log_id != id) {
+            return Err(self.corrupt(segment, 0, "it belongs to another log"));
+        }
+        if self.slot.is_some_and(|slot| slot.log_id != id) {
+            let reason = "it belongs to another log than the segments".to_string();
+            let file = self.disk.path_of(names::LOCK);
+            return Err(Error::Corrupt { file, offset: 0, indexes: 0..u64::MAX, reason });
+        }
+        Ok(())
+    }
+
+    fn add_segment(&mut self, opened: OpenSegment) -> Result<()> {
+        let mut reader = SegmentReader::new(opened.file.clone(), opened.header);
+        self.files.push(opened);
+        let first = reader.head_at(reader.block_bytes());
+        self.segments.push(reader);
+        self.first_heads.push(match first.map_err(self.read_error(self.segments.len() - 1))? {
+            HeadRead::Head(head) => Some(head),
+            HeadRead::Absent | HeadRead::Newer(_) => None,
+        });
+        Ok(())
+    }
+
+    /// Opens and locks a named segment and reads its header.
+    fn open_segment(&self, sequence: u64) -> Result<OpenSegment> {
+        let name = names::segment(sequence);
+        let path = self.disk.path_of(&name);
+        let access = match self.request.read_only {
+            true => Access::ReadDirect,
+            false => Access::Segment { durable: self.durable_writes() },
+        };
+        let file = self.disk.open(&name, access).map_err(Error::io("open", &path))?;
+        if !self.request.read_only {
+            let holder = "writes of an earlier process that the kernel has not finished".to_string();
+            let refusal = || Error::Locked { path: path.clone(), holder: holder.clone() };
+            dir::lock_within(&*file, self.request.config.lock_wait, refusal, &path)?;
+        }
+        let mut block = AlignedBuf::zeroed(4096);
+        let bytes = file.read_at(&mut block, 0).map_err(Error::io("read", &path))?;
+        let damaged = |reason: String| Error::Corrupt { file: path.clone(), offset: 0, indexes: 0..u64::MAX, reason };
+        let header = match SegmentHeader::decode(&block[..bytes]) {
+            Ok(header) => header,
+            Err(HeaderDefect::Version(version)) => {
+                let what = format!("format version {version}");
+                return Err(Error::Unsupported { file: path, offset: 8, what });
+            }
+            Err(HeaderDefect::Damaged(why)) => return Err(damaged(why.into())),
+        };
+        if header.sequence != sequence {
+            return Err(damaged(format!("it is segment {} under the name of segment {sequence}", header.sequence)));
+        }
+        let size = file.size().map_err(Error::io("look at", &path))?;
+        if size < header.segment_bytes {
+            return Err(damaged(format!("it has {size} of its {} bytes", header.segment_bytes)));
+        }
+        Ok(OpenSegment { header, file })
+    }
+
+    /// Step 2: where the walk starts, and the live ranges of everything before it.
+    fn restore_before_walk(&mut self) -> Result<()> {
+        let proved = |at: &usize| match (&self.first_heads[*at], self.first_heads.get(*at + 1)) {
+            (Some(this), Some(Some(next))) => recovery::witnesses(next.watermark, this.number),
+            _ => false,
+        };
+        self.start = match self.request.config.verify {
+            Verify::Tail => (0..self.segments.len()).rev().find(proved).unwrap_or(0),
+            Verify::Full => 0,
+        };
+        for segment in 0..self.start {
+            self.restore_segment(segment)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a segment's part of the log from its index file, or from itself where that will not do.
+    fn restore_segment(&mut self, segment: usize) -> Result<()> {
+        let (Some(first), Some(next)) = (self.first_heads[segment], self.first_heads[segment + 1]) else {
+            let damaged = if self.first_heads[segment].is_none() { segment } else { segment + 1 };
+            let offset = self.segments[damaged].block_bytes();
+            return Err(self.corrupt(damaged, offset, "its first frame is damaged, and later segments prove it durable"));
+        };
+        let header = self.segments[segment].header;
+        let identity = IndexIdentity {
+            log_id: header.log_id,
+            sequence: header.sequence,
+            salt: header.salt,
+            last_head_checksum: next.chain,
+            first_frame: first.number,
+            last_frame: next.number.saturating_sub(1),
+        };
+        let range = |live: Range<u64>, highest_ever| SegmentRange {
+            sequence: header.sequence,
+            first_frame: first.number,
+            live,
+            highest_ever,
+        };
+        match self.open_index(&identity) {
+            Some(map) => {
+                let range = range(map.range(), map.header().highest_ever());
+                self.replay.ledger.ranges.restore(range, map.header().floor());
+            }
+            None => {
+                let path = self.path(segment);
+                let index = rebuild_index(&mut self.segments[segment], &identity, &path)?;
+                self.replay.ledger.ranges.restore(range(index.range(), index.highest_ever()), index.floor());
+                self.replay.ledger.indexes.insert(header.sequence, Arc::new(index));
+                self.report.indexes_rebuilt += 1;
+            }
+        }
+        self.sealed.push(identity);
+        Ok(())
+    }
+
+    /// An index file that fits the segment as it is. Anything else, an I/O error included, means: rebuild.
+    fn open_index(&self, identity: &IndexIdentity) -> Option<IndexMap> {
+        let file = self.disk.open(&names::index(identity.sequence), Access::Read).ok()?;
+        IndexMap::open(&*file, identity).ok()
+    }
+
+    /// Steps 3 and 4.
+    fn walk(&mut self) -> Result<()> {
+        let mut segment = self.start;
+        let mut offset = self.segments[segment].block_bytes();
+        let mut segment_first = None;
+        loop {
+            if self.follow_at(segment, offset, &mut segment_first)? {
+                offset += self.replay.last.map_or(0, |last| u64::from(last.frame_bytes));
+                continue;
+            }
+            let expected = self.expected(segment, offset)?;
+            if self.replay.last.is_none() {
+                self.check_may_be_new(segment)?;
+            }
+            self.behind = match planted(Plant::FollowWithoutLook) {
+                true => Behind::default(),
+                false => self.look_behind(segment, offset, expected)?,
+            };
+            let next_block = self.segments.get(segment + 1).map(SegmentReader::block_bytes);
+            let was = (self.replay.last, self.segments[segment].header);
+            let mut next_first = None;
+            match next_block {
+                Some(block) if was.0.is_some() && self.follow_at(segment + 1, block, &mut next_first)? => {
+                    self.seal(was, segment_first);
+                    segment += 1;
+                    segment_first = next_first;
+                    offset = block + self.replay.last.map_or(0, |last| u64::from(last.frame_bytes));
+                }
+                _ => {
+                    (self.end, self.tail) = (segment, offset);
+                    return self.check_end(segment, expected);
+                }
+            }
+        }
+    }
+
+    fn expected(&self, segment: usize, offset: u64) -> Result<u64> {
+        self.replay.expected().ok_or_else(|| self.corrupt(segment, offset, "the frame counter is at its end"))
+    }
+
+    fn seal(&mut self, (last, header): (Option<Head>, SegmentHeader), first_frame: Option<u64>) {
+        if let (Some(last), Some(first_frame)) = (last, first_frame) {
+            self.sealed.push(IndexIdentity {
+                log_id: header.log_id,
+                sequence: header.sequence,
+                salt: header.salt,
+                last_head_checksum: last.checksum,
+                first_frame,
+                last_frame: last.number,
+            });
+        }
+    }
+
+    /// Follows the frame at a place if it is the next one; remembers the number of a segment's first frame.
+    fn follow_at(&mut self, segment: usize, offset: u64, segment_first: &mut Option<u64>) -> Result<bool> {
+        let header = self.segments[segment].header;
+        if offset >= header.segment_bytes {
+            return Ok(false);
+        }
+        let found = self.segments[segment].frame_at(offset).map_err(self.read_error(segment))?;
+        let frame = match found {
+            Found::Whole(frame) if recovery::fits(self.replay.last.as_ref(), &frame.head, offset) == Fit::Next => frame,
+            Found::Newer(what) => return Err(self.unsupported(segment, offset, what)),
+            _ => return Ok(false),
+        };
+        self.replay
+            .follow(&frame, header.sequence, offset, header.segment_bytes)
+            .map_err(|why| self.corrupt(segment, offset, why))?;
+        self.highest_counter = self.highest_counter.max(frame.head.epoch.counter);
+        let witnessed = self.replay.witnessed;
+        while self.unwitnessed.pop_front_if(|kept| kept.head.number <= witnessed).is_some() {}
+        self.unwitnessed.push_back(Kept { segment, offset, head: frame.head });
+        segment_first.get_or_insert(frame.head.number);
+        Ok(true)
+    }
+
+    /// The first frame of the run was durable long ago, unless this is the first segment of a log being created.
+    fn check_may_be_new(&self, segment: usize) -> Result<()> {
+        let is_first = segment == 0 && self.segments[segment].header.sequence == 1;
+        let offset = self.segments[segment].block_bytes();
+        if is_first { Ok(()) } else { Err(self.corrupt(segment, offset, "its first frame is damaged")) }
+    }
+
+    /// Looks at every head from a place to its segment's end for a witness of the missing frame.
+    fn look_behind(&mut self, segment: usize, offset: u64, missing: u64) -> Result<Behind> {
+        let last_epoch = self.replay.last.map(|last| last.epoch);
+        let mut verdict: Option<(u64, Result<u64, String>)> = None;
+        let (mut counter, mut behind) = (self.highest_counter, Behind::default());
+        let path = self.path(segment);
+        self.segments[segment]
+            .heads_from(offset, |at, head| {
+                match head {
+                    Err(what) => verdict = Some((at, Err(what.into()))),
+                    Ok(head) if recovery::witnesses(head.watermark, missing) => verdict = Some((at, Ok(head.watermark))),
+                    Ok(head) => {
+                        counter = counter.max(head.epoch.counter);
+                        behind.same_epoch |= Some(head.epoch) == last_epoch;
+                        behind.claimed_end = behind.claimed_end.max(at + u64::from(head.frame_bytes));
+                    }
+                }
+                verdict.is_none()
+            })
+            .map_err(Error::io("read", path))?;
+        self.highest_counter = counter;
+        match verdict {
+            None => Ok(behind),
+            Some((at, Err(what))) => Err(self.unsupported(segment, at, what)),
+            Some((at, Ok(watermark))) => {
+                let witness = format!("segment {} at byte {at}", self.segments[segment].header.sequence);
+                Err(self.damaged_end(missing, watermark, &witness))
+            }
+        }
+    }
+
+    /// The error for a missing frame that something proves acknowledged; it lies where the walk stopped.
+    fn damaged_end(&self, missing: u64, watermark: u64, witness: &str) -> Error {
+        let last = self.unwitnessed.back();
+        let segment = last.map_or(self.start, |kept| kept.segment);
+        let offset = last.map_or(self.segments[segment].block_bytes(), |kept| kept.offset + u64::from(kept.head.frame_bytes));
+        let reason = format!("frame {missing} is missing or damaged, but {witness} proves frames up to {watermark} durable");
+        self.corrupt(segment, offset, reason)
+    }
+
+    /// Step 4 where the walk finally ends; the rest of the last segment was looked through before.
+    fn check_end(&mut self, segment: usize, missing: u64) -> Result<()> {
+        for later in segment + 1..self.segments.len() {
+            let first_block = self.segments[later].block_bytes();
+            self.behind.same_epoch |= self.look_behind(later, first_block, missing)?.same_epoch;
+        }
+        match self.slot {
+            Some(slot) if recovery::witnesses(slot.watermark, missing) => {
+                Err(self.damaged_end(missing, slot.watermark, "the mark in the lock file"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A segment is missing if the log's base tells of entries that no compaction covers.
+    fn check_nothing_is_missing(&mut self) -> Result<()> {
+        let first = self.segments[0].header;
+        if first.sequence == 1 || self.replay.last.is_none() {
+            return Ok(());
+        }
+        let block = self.segments[0].block_bytes();
+        let base = match self.segments[0].frame_at(block).map_err(self.read_error(0))? {
+            Found::Whole(frame) => frame.base.unwrap_or_default(),
+            _ => return Err(self.corrupt(0, block, "its first frame is damaged")),
+        };
+        let compacted = self.replay.ledger.outline.state.compacted.map_or(0, |(index, _)| index + 1);
+        match base.next {
+            Some(next) if compacted < next => {
+                let file = self.disk.path_of(&names::segment(first.sequence - 1));
+                let reason = "the segment is missing, and its entries were not compacted".to_string();
+                Err(Error::Corrupt { file, offset: 0, indexes: compacted..next, reason })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Step 5.
+    fn make_durable(&mut self) -> Result<()> {
+        let witnessed = self.replay.witnessed.max(self.slot.map_or(0, |slot| slot.watermark));
+        let mut touched = Vec::new();
+        for kept in std::mem::take(&mut self.unwitnessed) {
+            if kept.head.number <= witnessed {
+                continue;
+            }
+            let path = self.path(kept.segment);
+            let file = self.files[kept.segment].file.clone();
+            let bytes = self.segments[kept.segment].bytes(kept.offset, u64::from(kept.head.frame_bytes));
+            let bytes = bytes.map_err(Error::io("read", &path))?;
+            file.write_at(bytes, kept.offset).map_err(Error::io("write again", &path))?;
+            self.report.frames_rewritten += 1;
+            if !touched.contains(&kept.segment) {
+                touched.push(kept.segment);
+            }
+        }
+        for segment in touched {
+            if !self.durable_writes() {
+                self.files[segment].file.sync().map_err(Error::io("sync", self.path(segment)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 6: nothing to decide after a clean end; else what is cut is saved and an open frame ends the old life.
+    fn decide(&mut self) -> Result<()> {
+        let random = (self.request.random)() as u32;
+        let counters_end = || self.corrupt(self.end, self.tail, "the epoch counter is at its end");
+        self.epoch = recovery::next_epoch(self.highest_counter, random).ok_or_else(counters_end)?;
+        let ended = self.replay.last.is_some_and(|last| last.kind != FrameKind::Data);
+        if ended && !self.behind.same_epoch {
+            self.report.was_clean = true;
+            self.open_due = true;
+            return Ok(());
+        }
+        if !self.report.created {
+            self.save_cut()?;
+        }
+        self.write_open_frame()
+    }
+
+    fn save_cut(&mut self) -> Result<()> {
+        let limit = self.request.config.in_flight_bytes_max.max(self.request.config.frame_bytes_max);
+        let end = self.behind.claimed_end.min(self.segments[self.end].header.segment_bytes);
+        let bytes = end.saturating_sub(self.tail).min(limit);
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.report.bytes_cut = bytes;
+        self.report.cut_reason =
+            "frames were in flight when the log was last open, and nothing proves them acknowledged".to_string();
+        let sequence = self.segments[self.end].header.sequence;
+        let name = names::cut(sequence, self.tail, self.epoch.counter);
+        let path = self.disk.path_of(&name);
+        let read_error = Error::io("read", self.path(self.end));
+        let cut = self.segments[self.end].bytes(self.tail, bytes).map_err(read_error)?.to_vec();
+        let save = || {
+            let file = self.disk.open(&name, Access::Create)?;
+            file.write_at(&cut, 0)?;
+            file.sync()
+        };
+        match save().map_err(Error::io("save what is cut to", &path)) {
+            Ok(()) => self.report.saved_to = Some(path),
+            Err(error) if error.is_out_of_space() => {
+                let _ = self.disk.remove(&name);
+                self.report.cut_reason.push_str("; no space was left to save them");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Writes the open frame at the cut, or in the first block of the spare behind a full segment, or leaves it to be
+    /// written before the first frame of this life where there is neither.
+    fn write_open_frame(&mut self) -> Result<()> {
+        let block = self.segments[self.end].block_bytes();
+        let mut place = (self.end, self.tail);
+        if self.tail + block > self.segments[self.end].header.segment_bytes {
+            if self.end + 1 == self.segments.len() {
+                self.open_due = true;
+                return Ok(());
+            }
+            let was = (self.replay.last, self.segments[self.end].header);
+            let first = self.replay.ledger.ranges.newest().map(|newest| newest.first_frame);
+            self.seal(was, first);
+            place = (self.end + 1, self.segments[self.end + 1].block_bytes());
+        }
+        let (segment, offset) = place;
+        let header = self.segments[segment].header;
+        let begins_segment = offset == u64::from(header.block_bytes);
+        let state = self.replay.ledger.outline.state.clone();
+        let number = self.expected(segment, offset)?;
+        let used = frame::HEAD_BYTES as u64 + if begins_segment { state.encoded_bytes() } else { 0 };
+        let mut bytes = AlignedBuf::zeroed(used as usize);
+        let padded = used.next_multiple_of(u64::from(header.block_bytes)) as usize;
+        let spec = FrameSpec {
+            kind: FrameKind::Open,
+            number,
+            epoch: self.epoch,
+            chain: self.replay.last.map_or(0, |last| last.checksum),
+            watermark: if planted(Plant::NoWatermark) { 0 } else { number - 1 },
+            salt: header.salt,
+            offset: offset as u32,
+            first_index: state.next,
+            base: begins_segment.then_some(&state),
+            operations: &[],
+        };
+        frame::encode(&spec, &mut bytes[..padded]);
+        let (path, file) = (self.path(segment), &self.files[segment].file);
+        file.write_at(&bytes[..padded], offset).map_err(Error::io("write", &path))?;
+        if !self.durable_writes() {
+            file.sync().map_err(Error::io("sync", &path))?;
+        }
+        if begins_segment {
+            self.replay.ledger.add_segment(header.sequence, number);
+        }
+        if let HeadRead::Head(head) = Head::decode(&bytes[..padded], header.salt) {
+            self.replay.last = Some(head);
+        }
+        (self.end, self.tail) = (segment, offset + padded as u64);
+        Ok(())
+    }
+
+    /// Removes what interrupted work left behind. Only after the open frame: until then nothing was decided.
+    fn clean_up(&mut self, listing: &Listing) -> Result<()> {
+        self.remove_temporaries(listing)?;
+        let first = self.segments[0].header.sequence;
+        for &sequence in listing.segments.iter().filter(|&&sequence| sequence < first) {
+            spare::remove(&**self.disk, sequence)?;
+            self.report.segments_removed += 1;
+        }
+        let active = self.segments[self.end].header.sequence;
+        for &sequence in listing.indexes.iter().filter(|&&sequence| sequence < first || sequence >= active) {
+            let name = names::index(sequence);
+            self.disk.remove(&name).map_err(Error::io("remove", self.disk.path_of(&name)))?;
+        }
+        Ok(())
+    }
+
+    fn remove_temporaries(&self, listing: &Listing) -> Result<()> {
+        for name in &listing.temporaries {
+            self.disk.remove(name).map_err(Error::io("remove", self.disk.path_of(name)))?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, lock: Option<LockFile>) -> Result<Recovered> {
+        let next_number = self.expected(self.end, self.tail)?;
+        self.report.frames_kept = self.replay.frames;
+        self.report.entries_kept = self.replay.entries;
+        if self.replay.ledger.ranges.newest().is_none() && !self.request.read_only {
+            unreachable!("a writing open leaves at least an open frame behind");
+        }
+        let spares = self.files.split_off(self.end + 1);
+        let Some(active) = self.files.pop() else { unreachable!("the walk ended in an open segment") };
+        let headers: Vec<SegmentHeader> = self.files.iter().map(|file| file.header).collect();
+        let sealed = headers.into_iter().zip(self.sealed);
+        Ok(Recovered {
+            lock,
+            sealed: sealed.map(|(header, identity)| SealedSegment { header, identity }).collect(),
+            start: Start {
+                active: active.plot(),
+                tail: self.tail,
+                spares: spares.iter().map(OpenSegment::plot).collect(),
+                next_number,
+                open_due: self.open_due,
+                last_kind: self.replay.last.map_or(FrameKind::Open, |last| last.kind),
+                ledger: self.replay.ledger,
+            },
+            active,
+            spares,
+            chain: self.replay.last.map_or(0, |last| last.checksum),
+            epoch: self.epoch,
+            report: self.report,
+        })
+    }
+}
+
+/// The block size for new segments.
+///
+/// # Errors
+///
+/// [`Error::Config`] where the setting is below what the device writes as a whole.
+pub(crate) fn block_bytes(config: &Config, disk: &dyn Disk) -> Result<u32> {
+    let physical = disk.physical_block_bytes();
+    match config.block_bytes {
+        None => Ok(physical.max(4096)),
+        Some(bytes) if bytes < physical => Err(Error::Config(format!(
+            "block_bytes is {bytes}, but the device writes {physical} bytes as a whole: \
+             a smaller write could damage acknowledged neighbours"
+        ))),
+        Some(bytes) => Ok(bytes),
+    }
+}
+

@@ -1,0 +1,272 @@
+//! Reads single entries and runs of entries from a segment, each checked on its own.
+//!
+//! Ways of access: while a segment is being filled it is read around the page cache, because its writes go around it
+//! too; once it is sealed it is read through the page cache, and what does not verify there is read once more around
+//! it before it is called damaged. Positioned reads, not a mapping, so that a media error is an `Err` and not a signal.
+//!
+//! A handle never holds the descriptor that writes the segment: readers that outlive a log must not keep its lock.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use bytes::Bytes;
+
+use super::index_map::IndexMap;
+use super::scan::{SegmentReader, rebuild_index};
+use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
+use crate::entry::LogEntry;
+use crate::error::{Error, Result};
+use crate::format::frame::{OPERATION_HEADER_BYTES, OperationHeader};
+use crate::format::index::{self, IndexIdentity};
+use crate::format::names;
+use crate::format::segment::SegmentHeader;
+
+/// First guess at an entry's size: one read finds and proves most entries.
+const GUESS_BYTES: u64 = 4096;
+
+/// How much a run of entries reads at once.
+const RUN_BYTES: u64 = 256 << 10;
+
+/// A segment as readers hold it.
+pub(crate) struct SegmentHandle {
+    pub(crate) header: SegmentHeader,
+    disk: Arc<dyn Disk>,
+    direct: OnceLock<Arc<dyn DiskFile>>,
+    buffered: OnceLock<Arc<dyn DiskFile>>,
+    /// Set when the segment is sealed.
+    identity: OnceLock<IndexIdentity>,
+    map: Mutex<Option<Arc<IndexMap>>>,
+}
+
+impl SegmentHandle {
+    pub(crate) fn new(disk: Arc<dyn Disk>, header: SegmentHeader) -> SegmentHandle {
+        let (direct, buffered, identity) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        SegmentHandle { header, disk, direct, buffered, identity, map: Mutex::new(None) }
+    }
+
+    /// Nothing will be written to the segment any more, and all of it is durable.
+    pub(crate) fn seal(&self, identity: IndexIdentity) {
+        let _ = self.identity.set(identity);
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.identity.get().is_some()
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.disk.path_of(&names::segment(self.header.sequence))
+    }
+
+    fn direct(&self) -> io::Result<&Arc<dyn DiskFile>> {
+        open_once(&self.direct, || self.disk.open(&names::segment(self.header.sequence), Access::ReadDirect))
+    }
+
+    fn buffered(&self) -> io::Result<&Arc<dyn DiskFile>> {
+        open_once(&self.buffered, || self.disk.open(&names::segment(self.header.sequence), Access::Read))
+    }
+
+    /// Opens what reading will need while the segment surely still has its name.
+    pub(crate) fn open_for_readers(&self) -> Result<()> {
+        let opened = if self.is_sealed() { self.buffered() } else { self.direct() };
+        opened.map(|_| ()).map_err(Error::io("open", self.path()))
+    }
+
+    /// Bytes of the segment, fewer than asked for only where it ends.
+    fn fetch(&self, offset: u64, bytes: u64, around_cache: bool) -> io::Result<Bytes> {
+        let bytes = bytes.min(self.header.segment_bytes.saturating_sub(offset));
+        if self.is_sealed() && !around_cache {
+            let mut buffer = vec![0; bytes as usize];
+            let filled = self.buffered()?.read_at(&mut buffer, offset)?;
+            buffer.truncate(filled);
+            return Ok(buffer.into());
+        }
+        let block = u64::from(self.header.block_bytes);
+        let start = offset - offset % block;
+        let end = (offset + bytes).next_multiple_of(block);
+        let mut buffer = AlignedBuf::zeroed((end - start) as usize);
+        let filled = self.direct()?.read_at(&mut buffer[..(end - start) as usize], start)?;
+        let from = ((offset - start) as usize).min(filled);
+        let to = (from + bytes as usize).min(filled);
+        Ok(Bytes::copy_from_slice(&buffer[from..to]))
+    }
+
+    /// Reads the entry whose header lies at `offset`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] where it does not verify, on the medium itself; [`Error::Io`].
+    pub(crate) fn read_entry(&self, index: u64, offset: u32) -> Result<LogEntry> {
+        let read = |around| self.try_entry(index, offset, around).map_err(Error::io("read", self.path()));
+        if let Some(entry) = read(false)? {
+            return Ok(entry);
+        }
+        read(true)?.ok_or_else(|| self.damaged(index, offset))
+    }
+
+    fn damaged(&self, index: u64, offset: u32) -> Error {
+        let reason = "the entry does not verify".into();
+        Error::Corrupt { file: self.path(), offset: offset.into(), indexes: index..index + 1, reason }
+    }
+
+    fn try_entry(&self, index: u64, offset: u32, around: bool) -> io::Result<Option<LogEntry>> {
+        let bytes = self.fetch(offset.into(), GUESS_BYTES, around)?;
+        match OperationHeader::decode(&bytes) {
+            Some(header) if header.bytes() > bytes.len() as u64 => {
+                // The length is believed only as far as the segment goes, and only for a header of this very entry.
+                let fits = u64::from(offset) + header.bytes() <= self.header.segment_bytes;
+                if !(fits && header.is_entry() && header.index == index) {
+                    return Ok(None);
+                }
+                let bytes = self.fetch(offset.into(), header.bytes(), around)?;
+                Ok(entry_in(&bytes, index, self.header.salt))
+            }
+            _ => Ok(entry_in(&bytes, index, self.header.salt)),
+        }
+    }
+
+    /// Reads entries `first..` at these offsets until their payloads pass `bytes_max`; at least one.
+    pub(crate) fn read_run(&self, first: u64, offsets: &[u32], bytes_max: usize) -> Result<Vec<LogEntry>> {
+        let mut entries = Vec::new();
+        let mut taken = 0;
+        let mut chunk = (0u64, Bytes::new());
+        for (index, &offset) in (first..).zip(offsets) {
+            let start = u64::from(offset);
+            let entry = match self.entry_in_chunk(&chunk, index, start) {
+                Some(entry) => entry,
+                None => {
+                    let last = u64::from(*offsets.last().unwrap_or(&offset));
+                    let bytes = RUN_BYTES.min(last.saturating_sub(start) + GUESS_BYTES);
+                    chunk = (start, self.fetch(start, bytes, false).map_err(Error::io("read", self.path()))?);
+                    // One that still does not verify is too long for a chunk, or damaged: read alone, it shows.
+                    match self.entry_in_chunk(&chunk, index, start) {
+                        Some(entry) => entry,
+                        None => self.read_entry(index, offset)?,
+                    }
+                }
+            };
+            if !entries.is_empty() && taken + entry.command.len() > bytes_max {
+                break;
+            }
+            taken += entry.command.len();
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn entry_in_chunk(&self, (start, bytes): &(u64, Bytes), index: u64, offset: u64) -> Option<LogEntry> {
+        let at = offset.checked_sub(*start).filter(|&at| at < bytes.len() as u64)? as usize;
+        entry_in(&bytes.slice(at..), index, self.header.salt)
+    }
+
+    /// The index file, mapped; or, where it is missing or wrong, an index made from the segment.
+    pub(crate) fn index_map(&self) -> Result<Arc<IndexMap>> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = &*map {
+            return Ok(map.clone());
+        }
+        let Some(identity) = self.identity.get() else {
+            return Err(Error::Io {
+                action: "look up an entry in the index of",
+                path: self.path(),
+                source: io::Error::other("the segment is not sealed and has no index in memory"),
+            });
+        };
+        let opened = match self.open_index(identity) {
+            Some(opened) => opened,
+            None => self.rebuild(identity)?,
+        };
+        Ok(map.insert(Arc::new(opened)).clone())
+    }
+
+    fn open_index(&self, identity: &IndexIdentity) -> Option<IndexMap> {
+        let file = self.disk.open(&names::index(identity.sequence), Access::Read).ok()?;
+        IndexMap::open(&*file, identity).ok()
+    }
+
+    fn rebuild(&self, identity: &IndexIdentity) -> Result<IndexMap> {
+        let file = self.direct().map_err(Error::io("open", self.path()))?;
+        let mut reader = SegmentReader::new(file.clone(), self.header);
+        let rebuilt = rebuild_index(&mut reader, identity, &self.path())?;
+        let bytes = index::encode(&rebuilt, identity);
+        IndexMap::from_bytes(bytes, identity).map_err(|defect| Error::Corrupt {
+            file: self.path(),
+            offset: 0,
+            indexes: rebuilt.range(),
+            reason: format!("its entries cannot be indexed: {defect}"),
+        })
+    }
+
+    /// Throws the index away, so that the next look-up verifies the file again or makes one from the segment.
+    pub(crate) fn forget_index(&self) {
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Reads an entry by index, from a sealed segment. An index file that leads astray is only derived: the entry is
+    /// looked up once more in an index made from the segment before anything is called damaged.
+    pub(crate) fn read_sealed(&self, index: u64) -> Result<LogEntry> {
+        let looked_up = self.index_map()?.offset_of(index).map(|offset| self.read_entry(index, offset));
+        match looked_up {
+            Some(Ok(entry)) => Ok(entry),
+            Some(Err(Error::Corrupt { .. })) | None => {
+                let map = self.replace_index()?;
+                let offset = map.offset_of(index).ok_or_else(|| self.damaged(index, 0))?;
+                self.read_entry(index, offset)
+            }
+            Some(Err(other)) => Err(other),
+        }
+    }
+
+    fn replace_index(&self) -> Result<Arc<IndexMap>> {
+        let Some(identity) = self.identity.get() else { return self.index_map() };
+        let rebuilt = Arc::new(self.rebuild(identity)?);
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(rebuilt.clone());
+        Ok(rebuilt)
+    }
+}
+
+/// The file in the cell, opened if need be. Two threads may both open it; one descriptor is dropped again.
+fn open_once(
+    cell: &OnceLock<Arc<dyn DiskFile>>,
+    open: impl FnOnce() -> io::Result<Arc<dyn DiskFile>>,
+) -> io::Result<&Arc<dyn DiskFile>> {
+    if let Some(file) = cell.get() {
+        return Ok(file);
+    }
+    let file = open()?;
+    Ok(cell.get_or_init(|| file))
+}
+
+/// The entry at the start of `bytes`, if it is there, whole, and has this index.
+fn entry_in(bytes: &Bytes, index: u64, salt: u64) -> Option<LogEntry> {
+    let header = OperationHeader::decode(bytes)?;
+    let end = usize::try_from(header.bytes()).ok().filter(|&end| end <= bytes.len())?;
+    let verifies = header.is_entry() && header.index == index && header.verifies(&bytes[..end], salt);
+    verifies.then(|| LogEntry {
+        term: header.term,
+        index,
+        command: bytes.slice(OPERATION_HEADER_BYTES..end),
+        timestamp: header.timestamp,
+    })
+}
+
+/// Writes the index file of a sealed segment: whole, under a temporary name, then renamed. Not synced: it is derived,
+/// and one that a crash tore is recognised and made anew.
+pub(crate) fn write_index(disk: &dyn Disk, built: &index::SegmentIndex, identity: &IndexIdentity) -> Result<()> {
+    let name = names::index(identity.sequence);
+    let temporary = names::temporary(&name);
+    let path = disk.path_of(&name);
+    let bytes = index::encode(built, identity);
+    let write = || {
+        let file = disk.open(&temporary, Access::Create)?;
+        // Room is reserved first: a mapped page without a block behind it would be a signal, not an error.
+        file.allocate(bytes.len() as u64)?;
+        file.write_at(&bytes, 0)?;
+        disk.rename(&temporary, &name)
+    };
+    let written = write().map_err(Error::io("write", &path));
+    if written.is_err() {
+        let _ = disk.remove(&temporary);
+    }
+    written
+}

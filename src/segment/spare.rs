@@ -1,0 +1,113 @@
+//! Makes segments ready before they are needed: allocated, zero-filled (or recycled), with a header, synced, named.
+//!
+//! The order is what makes a crash harmless at every step:
+//!
+//! 1. A file to recycle first loses its segment name (rename to a temporary one, directory synced): from here on no
+//!    recovery can take it for what it was.
+//! 2. Bytes, then header, then sync: the header is durable before the file has a segment name, so a named segment whose
+//!    header does not verify is damaged, never half made.
+//! 3. The lock is taken through the descriptor that will write the segment, then comes the rename, then the sync of the
+//!    directory. Only now may a frame go there, or the frame could be lost with the name.
+//!
+//! Zero-filling is what makes later writes fast: a first write into an unwritten extent costs a metadata update each.
+
+use std::sync::Arc;
+
+use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
+use crate::engine::sequencer::Plot;
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::format::segment::SegmentHeader;
+
+/// How much is zero-filled by one write.
+const FILL_BYTES: usize = 1 << 20;
+
+/// A segment and the file it is written through.
+#[derive(Clone)]
+pub(crate) struct OpenSegment {
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Arc<dyn DiskFile>,
+}
+
+impl OpenSegment {
+    pub(crate) fn plot(&self) -> Plot {
+        let SegmentHeader { sequence, salt, block_bytes, segment_bytes, .. } = self.header;
+        Plot { sequence, salt, block_bytes, segment_bytes }
+    }
+}
+
+/// Makes a segment from nothing.
+///
+/// # Errors
+///
+/// [`Error::NoSpace`] where the disk is full; nothing stays behind then.
+pub(crate) fn make(disk: &dyn Disk, header: &SegmentHeader, durable_writes: bool) -> Result<OpenSegment> {
+    let temporary = names::temporary(&names::segment(header.sequence));
+    let made = fill(disk, &temporary, header).and_then(|()| publish(disk, &temporary, header, durable_writes));
+    if made.is_err() {
+        // A left-over is harmless but would keep the space that just proved scarce.
+        let _ = disk.remove(&temporary);
+    }
+    made
+}
+
+/// Makes a segment of a dropped one, which nobody reads any more: its bytes stay, its salt does not.
+///
+/// # Errors
+///
+/// [`Error::Io`]; the old file is gone or has a temporary name then.
+pub(crate) fn recycle(disk: &dyn Disk, old: u64, header: &SegmentHeader, durable_writes: bool) -> Result<OpenSegment> {
+    let temporary = names::temporary(&names::segment(header.sequence));
+    let old_path = disk.path_of(&names::segment(old));
+    disk.rename(&names::segment(old), &temporary).map_err(Error::io("rename", &old_path))?;
+    disk.sync_dir().map_err(Error::io("sync", disk.path()))?;
+    let made = publish(disk, &temporary, header, durable_writes);
+    if made.is_err() {
+        let _ = disk.remove(&temporary);
+    }
+    made
+}
+
+/// Removes a dropped segment. The removal need not be durable: a left-over is recognised at open.
+pub(crate) fn remove(disk: &dyn Disk, sequence: u64) -> Result<()> {
+    let name = names::segment(sequence);
+    disk.remove(&name).map_err(Error::io("remove", disk.path_of(&name)))
+}
+
+fn fill(disk: &dyn Disk, temporary: &str, header: &SegmentHeader) -> Result<()> {
+    let path = disk.path_of(temporary);
+    let full = |action| {
+        let wrap = Error::io(action, &path);
+        move |source| {
+            let error = wrap(source);
+            if error.is_out_of_space() { Error::NoSpace } else { error }
+        }
+    };
+    let file = disk.open(temporary, Access::CreateSegment).map_err(full("create"))?;
+    file.allocate(header.segment_bytes).map_err(full("allocate"))?;
+    let zeros = AlignedBuf::zeroed(FILL_BYTES.min(header.segment_bytes as usize));
+    let mut offset = 0;
+    while offset < header.segment_bytes {
+        let bytes = (zeros.len() as u64).min(header.segment_bytes - offset);
+        file.write_at(&zeros[..bytes as usize], offset).map_err(full("zero-fill"))?;
+        offset += bytes;
+    }
+    Ok(())
+}
+
+fn publish(disk: &dyn Disk, temporary: &str, header: &SegmentHeader, durable_writes: bool) -> Result<OpenSegment> {
+    let path = disk.path_of(temporary);
+    let access = Access::Segment { durable: durable_writes };
+    let file = disk.open(temporary, access).map_err(Error::io("open", &path))?;
+    let mut block = AlignedBuf::zeroed(header.block_bytes as usize);
+    header.encode(&mut block);
+    file.write_at(&block[..header.block_bytes as usize], 0).map_err(Error::io("write", &path))?;
+    file.sync().map_err(Error::io("sync", &path))?;
+    if !file.try_lock().map_err(Error::io("lock", &path))? {
+        return Err(Error::Locked { path, holder: "another process".into() });
+    }
+    let name = names::segment(header.sequence);
+    disk.rename(temporary, &name).map_err(Error::io("rename", &path))?;
+    disk.sync_dir().map_err(Error::io("sync", disk.path()))?;
+    Ok(OpenSegment { header: *header, file })
+}
