@@ -10,9 +10,8 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 pub(crate) use ringwal::disk::AlignedBuf;
-pub(crate) use ringwal::{Config, Durability, IoChoice, Wait};
-
-pub(crate) use crate::stub::{Batch, Log, LogState, Pending, SegmentInfo, SegmentRole};
+use ringwal::{Batch, Log, LogState};
+pub(crate) use ringwal::{Config, Durability, IoChoice, Pending, SegmentInfo, SegmentRole, Wait};
 
 /// A log that is being measured. Clones share it.
 #[derive(Clone)]

@@ -8,7 +8,6 @@ mod bench;
 mod engine;
 mod inspect;
 mod interrupt;
-mod stub;
 mod text;
 
 use std::process::ExitCode;
