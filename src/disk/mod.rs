@@ -23,6 +23,7 @@ mod syscall;
 mod transfer;
 mod uring;
 
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,16 @@ pub enum IoMode {
     },
     /// A simulated disk.
     Simulated,
+}
+
+impl fmt::Display for IoMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IoMode::Uring => f.write_str("io_uring"),
+            IoMode::Syscall { reason } => write!(f, "system calls ({reason})"),
+            IoMode::Simulated => f.write_str("simulated"),
+        }
+    }
 }
 
 /// A directory on a disk.

@@ -45,11 +45,9 @@ impl Outline {
     }
 
     fn check_entry(&self, index: u64, term: u64) -> Result<(), Error> {
-        if index > INDEX_MAX {
-            return Err(Error::TooLarge { what: "index", bytes: index, limit: INDEX_MAX });
-        }
         match self.state.next {
             Some(expected) if expected != index => Err(Error::Gap { expected, found: index }),
+            _ if index > INDEX_MAX => Err(Error::TooLarge { what: "index", bytes: index, limit: INDEX_MAX }),
             _ => self.check_term(term),
         }
     }

@@ -87,6 +87,14 @@ impl Frame {
         self.used_bytes.next_multiple_of(u64::from(self.plot.block_bytes))
     }
 
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        let payload = |operation: &Operation| match operation {
+            Operation::Entry { payload, .. } => payload.len() as u64,
+            _ => 0,
+        };
+        self.operations.iter().map(payload).sum()
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.offset + self.padded_bytes()
     }
@@ -584,7 +592,7 @@ impl Trial<'_> {
             Request::DeleteMeta(key) => Ok(Some(Operation::DeleteMeta { key: key.clone() })),
             Request::Compact(index, _) if state.compacted.is_some_and(|(done, _)| *index <= done) => Ok(None),
             Request::Compact(index, None) if outline.first.is_some_and(|first| *index < first) => Ok(None),
-            Request::Compact(index, _) if outline.first.is_some_and(|first| index + 1 < first) => Ok(None),
+            Request::Compact(index, _) if outline.first.is_some_and(|first| index.saturating_add(1) < first) => Ok(None),
             Request::Compact(index, term) => self.compaction(outline, *index, *term, next, before).map(Some),
         }
     }
@@ -621,7 +629,9 @@ impl Trial<'_> {
         next: u64,
         before: &[Operation],
     ) -> Result<Operation, Refusal> {
-        outline.check(&Operation::Compact { index, term: u64::MAX }, self.segment_bytes)?;
+        if term.is_some() || outline.first.is_some_and(|first| index < first) {
+            outline.check(&Operation::Compact { index, term: u64::MAX }, self.segment_bytes)?;
+        }
         let is_live = outline.first.is_some_and(|first| (first..next).contains(&index));
         let in_log = if is_live { Some(self.term(index, before)?) } else { None };
         match (term, in_log) {

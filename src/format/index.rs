@@ -99,7 +99,7 @@ pub enum IndexDefect {
 }
 
 /// What ties an index to one state of one segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexIdentity {
     /// The log's id.
     pub log_id: [u8; 16],
