@@ -174,7 +174,8 @@ impl Writer {
         }
         core.writer = WriterState::Awake;
         let frame = core.sequencer.take_frame()?;
-        let queued_since = if core.sequencer.peek_frame().is_none() { core.pending_since.take() } else { core.pending_since };
+        let queued_since =
+            if core.sequencer.peek_frame().is_none() { core.pending_since.take() } else { core.pending_since };
         Some((frame, queued_since))
     }
 

@@ -70,12 +70,6 @@ impl SegmentHandle {
         open_once(&self.buffered, || self.disk.open(&names::segment(self.header.sequence), Access::Read))
     }
 
-    /// Opens what reading will need while the segment surely still has its name.
-    pub(crate) fn open_for_readers(&self) -> Result<()> {
-        let opened = if self.is_sealed() { self.buffered() } else { self.direct() };
-        opened.map(|_| ()).map_err(Error::io("open", self.path()))
-    }
-
     /// Bytes of the segment, fewer than asked for only where it ends.
     fn fetch(&self, offset: u64, bytes: u64, around_cache: bool) -> io::Result<Bytes> {
         let bytes = bytes.min(self.header.segment_bytes.saturating_sub(offset));
