@@ -13,8 +13,17 @@
 //! - A completion is reported exactly once and hands the buffer back; until then the operation owns buffer and file.
 //! - Writes in flight complete in any order.
 
+mod alarm;
 pub mod buffer;
+mod probe;
+mod real;
+#[cfg(test)]
+pub(crate) mod suite;
+mod syscall;
+mod transfer;
+mod uring;
 
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -22,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use buffer::AlignedBuf;
+pub use real::RealDisk;
 
 /// What a file is opened for; it fixes the flags of the descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +67,16 @@ pub enum IoMode {
     },
     /// A simulated disk.
     Simulated,
+}
+
+impl fmt::Display for IoMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            IoMode::Uring => f.write_str("io_uring"),
+            IoMode::Syscall { reason } => write!(f, "system calls ({reason})"),
+            IoMode::Simulated => f.write_str("simulated"),
+        }
+    }
 }
 
 /// A directory on a disk.

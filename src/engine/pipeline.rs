@@ -20,7 +20,7 @@ use crate::format::frame::{self, Epoch, FrameSpec};
 
 /// Bytes of a pending frame that make it worth sending while others are in flight: below, arrivals gather until the
 /// device is free, because a second small write costs the device as much as a large one.
-const GATHER_BYTES: u64 = 64 << 10;
+pub(crate) const GATHER_BYTES: u64 = 64 << 10;
 
 /// Bounds of the pipeline.
 #[derive(Clone, Copy, Debug)]
@@ -198,19 +198,32 @@ impl Pipeline {
     pub(crate) fn on_synced(&mut self) -> Progress {
         if let Some((through, files)) = &mut self.sync {
             *files -= 1;
-            if *files == 0 && !self.is_poisoned {
+            if *files == 0 {
                 let through = *through;
                 self.sync = None;
-                self.set_durable(through);
-                self.unsynced.retain(|_, &mut highest| highest > through);
+                if !self.is_poisoned {
+                    self.set_durable(through);
+                    self.unsynced.retain(|_, &mut highest| highest > through);
+                }
             }
         }
         self.progress()
     }
 
+    /// A sync failed: it never counts, and neither does one after it.
+    pub(crate) fn on_sync_failed(&mut self) {
+        self.poison();
+        self.on_synced();
+    }
+
     /// Whether something that matters is written and not durable: marks alone are not worth a sync.
     pub(crate) fn wants_sync(&self) -> bool {
         !self.bounds.durable_writes && self.durable < self.last_content && self.durable < self.written
+    }
+
+    /// Whether anything at all is written and not durable.
+    pub(crate) fn has_unsynced(&self) -> bool {
+        self.durable < self.written
     }
 
     pub(crate) fn is_syncing(&self) -> bool {
@@ -224,10 +237,6 @@ impl Pipeline {
 
     pub(crate) fn is_idle(&self) -> bool {
         self.flights.is_empty() && self.sync.is_none()
-    }
-
-    pub(crate) fn frames_in_flight(&self) -> usize {
-        self.flights.len()
     }
 
     pub(crate) fn progress(&self) -> Progress {

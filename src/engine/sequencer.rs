@@ -17,10 +17,10 @@ use bytes::Bytes;
 
 use super::ledger::{Ledger, Outline};
 use super::space::{self, Class};
+use crate::entry::LogEntry;
 use crate::error::Error;
 use crate::format::frame::{FrameKind, HEAD_BYTES, Operation};
 use crate::format::state::State;
-use crate::entry::LogEntry;
 
 /// One operation as a caller asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +85,14 @@ impl Frame {
     /// Length on disk.
     pub(crate) fn padded_bytes(&self) -> u64 {
         self.used_bytes.next_multiple_of(u64::from(self.plot.block_bytes))
+    }
+
+    pub(crate) fn payload_bytes(&self) -> u64 {
+        let payload = |operation: &Operation| match operation {
+            Operation::Entry { payload, .. } => payload.len() as u64,
+            _ => 0,
+        };
+        self.operations.iter().map(payload).sum()
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -208,12 +216,7 @@ impl Sequencer {
     /// # Errors
     ///
     /// See [`Refusal`].
-    pub(crate) fn accept(
-        &mut self,
-        batch: &[Request],
-        now_ms: u64,
-        hints: &[(u64, u64)],
-    ) -> Result<Accepted, Refusal> {
+    pub(crate) fn accept(&mut self, batch: &[Request], now_ms: u64, hints: &[(u64, u64)]) -> Result<Accepted, Refusal> {
         let mut outline = self.ledger.outline.clone();
         let segment_bytes = self.active.segment_bytes;
         let trial = Trial { limits: self.limits, segment_bytes, now_ms, ledger: &self.ledger, hints };
@@ -244,7 +247,8 @@ impl Sequencer {
             Operation::Compact { index, .. } => self.ledger.ranges.frees(*index),
             _ => false,
         };
-        if operations.iter().any(|operation| matches!(operation, Operation::Entry { .. } | Operation::Truncate { .. })) {
+        if operations.iter().any(|operation| matches!(operation, Operation::Entry { .. } | Operation::Truncate { .. }))
+        {
             Class::Data
         } else if operations.iter().any(frees) {
             Class::Vital
@@ -584,7 +588,9 @@ impl Trial<'_> {
             Request::DeleteMeta(key) => Ok(Some(Operation::DeleteMeta { key: key.clone() })),
             Request::Compact(index, _) if state.compacted.is_some_and(|(done, _)| *index <= done) => Ok(None),
             Request::Compact(index, None) if outline.first.is_some_and(|first| *index < first) => Ok(None),
-            Request::Compact(index, _) if outline.first.is_some_and(|first| index + 1 < first) => Ok(None),
+            Request::Compact(index, _) if outline.first.is_some_and(|first| index.saturating_add(1) < first) => {
+                Ok(None)
+            }
             Request::Compact(index, term) => self.compaction(outline, *index, *term, next, before).map(Some),
         }
     }
@@ -621,7 +627,9 @@ impl Trial<'_> {
         next: u64,
         before: &[Operation],
     ) -> Result<Operation, Refusal> {
-        outline.check(&Operation::Compact { index, term: u64::MAX }, self.segment_bytes)?;
+        if term.is_some() || outline.first.is_some_and(|first| index < first) {
+            outline.check(&Operation::Compact { index, term: u64::MAX }, self.segment_bytes)?;
+        }
         let is_live = outline.first.is_some_and(|first| (first..next).contains(&index));
         let in_log = if is_live { Some(self.term(index, before)?) } else { None };
         match (term, in_log) {

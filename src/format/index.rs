@@ -99,7 +99,7 @@ pub enum IndexDefect {
 }
 
 /// What ties an index to one state of one segment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexIdentity {
     /// The log's id.
     pub log_id: [u8; 16],
@@ -255,7 +255,7 @@ pub fn encode(index: &SegmentIndex, identity: &IndexIdentity) -> Vec<u8> {
     let offsets: Vec<u8> = index.offsets.iter().flat_map(|units| units.to_le_bytes()).collect();
 
     let header = IndexHeader {
-        identity: identity.clone(),
+        identity: *identity,
         lowest: index.lowest,
         highest_ever: index.highest_ever,
         floor: index.floor,

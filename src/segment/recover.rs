@@ -322,7 +322,11 @@ impl<'a> Recovery<'a> {
         let (Some(first), Some(next)) = (self.first_heads[segment], self.first_heads[segment + 1]) else {
             let damaged = if self.first_heads[segment].is_none() { segment } else { segment + 1 };
             let offset = self.segments[damaged].block_bytes();
-            return Err(self.corrupt(damaged, offset, "its first frame is damaged, and later segments prove it durable"));
+            return Err(self.corrupt(
+                damaged,
+                offset,
+                "its first frame is damaged, and later segments prove it durable",
+            ));
         };
         let header = self.segments[segment].header;
         let identity = IndexIdentity {
@@ -455,7 +459,9 @@ impl<'a> Recovery<'a> {
             .heads_from(offset, |at, head| {
                 match head {
                     Err(what) => verdict = Some((at, Err(what.into()))),
-                    Ok(head) if recovery::witnesses(head.watermark, missing) => verdict = Some((at, Ok(head.watermark))),
+                    Ok(head) if recovery::witnesses(head.watermark, missing) => {
+                        verdict = Some((at, Ok(head.watermark)))
+                    }
                     Ok(head) => {
                         counter = counter.max(head.epoch.counter);
                         behind.same_epoch |= Some(head.epoch) == last_epoch;
@@ -480,8 +486,10 @@ impl<'a> Recovery<'a> {
     fn damaged_end(&self, missing: u64, watermark: u64, witness: &str) -> Error {
         let last = self.unwitnessed.back();
         let segment = last.map_or(self.start, |kept| kept.segment);
-        let offset = last.map_or(self.segments[segment].block_bytes(), |kept| kept.offset + u64::from(kept.head.frame_bytes));
-        let reason = format!("frame {missing} is missing or damaged, but {witness} proves frames up to {watermark} durable");
+        let offset =
+            last.map_or(self.segments[segment].block_bytes(), |kept| kept.offset + u64::from(kept.head.frame_bytes));
+        let reason =
+            format!("frame {missing} is missing or damaged, but {witness} proves frames up to {watermark} durable");
         self.corrupt(segment, offset, reason)
     }
 
@@ -717,4 +725,3 @@ pub(crate) fn block_bytes(config: &Config, disk: &dyn Disk) -> Result<u32> {
         Some(bytes) => Ok(bytes),
     }
 }
-

@@ -8,6 +8,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -37,12 +38,15 @@ pub(crate) struct SegmentHandle {
     /// Set when the segment is sealed.
     identity: OnceLock<IndexIdentity>,
     map: Mutex<Option<Arc<IndexMap>>>,
+    /// The map was made since anyone asked.
+    is_newly_mapped: AtomicBool,
 }
 
 impl SegmentHandle {
     pub(crate) fn new(disk: Arc<dyn Disk>, header: SegmentHeader) -> SegmentHandle {
         let (direct, buffered, identity) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        SegmentHandle { header, disk, direct, buffered, identity, map: Mutex::new(None) }
+        let is_newly_mapped = AtomicBool::new(false);
+        SegmentHandle { header, disk, direct, buffered, identity, map: Mutex::new(None), is_newly_mapped }
     }
 
     /// Nothing will be written to the segment any more, and all of it is durable.
@@ -64,12 +68,6 @@ impl SegmentHandle {
 
     fn buffered(&self) -> io::Result<&Arc<dyn DiskFile>> {
         open_once(&self.buffered, || self.disk.open(&names::segment(self.header.sequence), Access::Read))
-    }
-
-    /// Opens what reading will need while the segment surely still has its name.
-    pub(crate) fn open_for_readers(&self) -> Result<()> {
-        let opened = if self.is_sealed() { self.buffered() } else { self.direct() };
-        opened.map(|_| ()).map_err(Error::io("open", self.path()))
     }
 
     /// Bytes of the segment, fewer than asked for only where it ends.
@@ -176,7 +174,27 @@ impl SegmentHandle {
             Some(opened) => opened,
             None => self.rebuild(identity)?,
         };
+        self.is_newly_mapped.store(true, Ordering::Relaxed);
         Ok(map.insert(Arc::new(opened)).clone())
+    }
+
+    /// Whether a map was made since this was last asked, so that somebody can count maps.
+    pub(crate) fn take_newly_mapped(&self) -> bool {
+        self.is_newly_mapped.load(Ordering::Relaxed) && self.is_newly_mapped.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the file under this segment's name is still this segment: a writer that we only read beside may have
+    /// dropped or recycled it.
+    pub(crate) fn is_still_itself(&self) -> bool {
+        let named = self.disk.open(&names::segment(self.header.sequence), Access::ReadDirect);
+        let is_me = |file: &dyn DiskFile| self.header_of(file) == Some(self.header);
+        named.is_ok_and(|file| is_me(&*file)) && self.direct.get().is_none_or(|file| is_me(&**file))
+    }
+
+    fn header_of(&self, file: &dyn DiskFile) -> Option<SegmentHeader> {
+        let mut block = AlignedBuf::zeroed(4096);
+        let filled = file.read_at(&mut block, 0).ok()?;
+        SegmentHeader::decode(&block[..filled]).ok()
     }
 
     fn open_index(&self, identity: &IndexIdentity) -> Option<IndexMap> {

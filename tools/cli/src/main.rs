@@ -1,3 +1,58 @@
-//! The `ringwal` command-line tool.
+//! The `ringwal` command-line tool: measures logs, and shows what they hold.
+//!
+//! Exit codes: 0 done; 1 the job failed or the check after it did; 2 the command line was not understood; 130
+//! interrupted. Results go to standard output, progress and errors to standard error, one line per error.
 
-fn main() {}
+mod args;
+mod bench;
+mod engine;
+mod inspect;
+mod interrupt;
+mod text;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<interrupt::Interrupted>() => {
+            eprintln!("ringwal: interrupted");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("ringwal: {}", text::one_line(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Bench(args) => bench::run(&args),
+        Command::Inspect(args) => inspect::run(&args.dir),
+    }
+}
+
+/// Help and version as clap prints them; every mistake as one line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {
+        // Nothing is left to do if even the help cannot be printed.
+        let _ = error.print();
+        return ExitCode::from(error.exit_code() as u8);
+    }
+    let message = error.to_string();
+    let first = message.split("\n\n").next().unwrap_or_default();
+    eprintln!("ringwal: {}", text::one_line(first.trim_start_matches("error: ")));
+    ExitCode::from(2)
+}

@@ -1,0 +1,382 @@
+//! What the threads of a log share: the state under one short lock, and the ways to wake each other.
+//!
+//! Invariants:
+//!
+//! - Everything a caller changes is changed under the core's lock, in one step; no I/O happens under it.
+//! - A thread that is about to sleep says so under the lock, after looking once more; whoever gives it something to do
+//!   looks at that under the same lock. So no wake is lost, and none is sent to a thread that runs.
+//! - Once poisoned or closed, the log stays so.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::Waker;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::Sender;
+
+use super::ack::{Fate, Ticket};
+use super::subscribe::Subscriber;
+use super::tail::TailCache;
+use crate::config::Config;
+use crate::disk::{Alarm, Disk, DiskFile};
+use crate::engine::sequencer::{Accepted, Refusal, Request, Sequencer};
+use crate::error::{Error, Result};
+use crate::format::frame::Operation;
+use crate::format::index::IndexIdentity;
+use crate::segment::dir::LockFile;
+use crate::segment::sealed::SegmentHandle;
+use crate::segment::spare::OpenSegment;
+use crate::stats::Meter;
+
+/// Control messages to the writer thread; frames it takes from the core.
+pub(crate) enum ToWriter {
+    /// There is something to do.
+    Wake,
+    /// Finish everything and leave.
+    Close,
+}
+
+/// Messages to the helper thread: what is to be done it sees in the core.
+pub(crate) enum ToHelper {
+    /// There is something to do.
+    Wake,
+    /// Leave.
+    Close,
+}
+
+/// What the writer thread is doing, as far as waking it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriterState {
+    /// It will look at the core before it sleeps.
+    Awake,
+    /// It sleeps on its channel: nothing is in flight.
+    Idle,
+    /// It waits for completions; a pending frame of at least this size is worth waking it for.
+    Waiting { worth_bytes: u64 },
+}
+
+/// How the making of spares stands.
+#[derive(Debug, Default)]
+pub(crate) struct SpareWork {
+    /// The helper was asked, or is at it.
+    pub(crate) is_wanted: bool,
+    /// Attempts finished, well or not.
+    pub(crate) attempts: u64,
+    /// The last attempt found no space.
+    pub(crate) no_space: bool,
+}
+
+/// A callback of one caller, to be run when its frame is settled.
+pub(crate) type Callback = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// A frame that callers wait for.
+pub(crate) struct Waiting {
+    pub(crate) number: u64,
+    pub(crate) ticket: Arc<Ticket>,
+    pub(crate) callbacks: Vec<Callback>,
+}
+
+/// The state under the lock.
+pub(crate) struct Core {
+    pub(crate) sequencer: Sequencer,
+    pub(crate) tail: TailCache,
+    /// Frames with tickets, oldest first.
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// Tickets of `sync` calls, by the frame that must be durable.
+    pub(crate) syncs: VecDeque<(u64, Arc<Ticket>)>,
+    pub(crate) writer: WriterState,
+    /// When the pending frame took its first batch.
+    pub(crate) pending_since: Option<Instant>,
+    pub(crate) spare: SpareWork,
+    /// Files of the segments that may still be written: the active one and the spares.
+    pub(crate) files: BTreeMap<u64, Arc<dyn DiskFile>>,
+    pub(crate) handles: BTreeMap<u64, Arc<SegmentHandle>>,
+    /// Sealed segments whose index files are to be made.
+    pub(crate) to_seal: VecDeque<IndexIdentity>,
+    /// A watermark for the lock file's slots.
+    pub(crate) slot_due: Option<u64>,
+    pub(crate) subscribers: Vec<Weak<Subscriber>>,
+    /// Callers that wait for room or for a spare, as threads and as tasks.
+    pub(crate) room_sleepers: usize,
+    pub(crate) room_wakers: Vec<Waker>,
+    pub(crate) poison: Option<Arc<Error>>,
+    pub(crate) is_closed: bool,
+}
+
+/// Why a batch was not accepted now.
+pub(crate) enum Hold {
+    /// It never will be.
+    Refused(Error),
+    /// The term of this index must be looked up first.
+    NeedTerm(u64),
+    /// The queue is full.
+    QueueFull,
+    /// No spare stands behind the segment.
+    NoSpare,
+}
+
+impl Core {
+    /// Refuses what a closed or poisoned log refuses.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        match &self.poison {
+            _ if self.is_closed => Err(Error::Closed),
+            Some(cause) => Err(Error::Poisoned(cause.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Accepts a batch and gives the ticket of its frame.
+    pub(crate) fn accept(
+        &mut self,
+        config: &Config,
+        requests: &[Request],
+        hints: &[(u64, u64)],
+    ) -> Result<(Accepted, Arc<Ticket>), Hold> {
+        self.check_writable().map_err(Hold::Refused)?;
+        if self.sequencer.queued_bytes() >= config.queue_bytes_max {
+            return Err(Hold::QueueFull);
+        }
+        let accepted = match self.sequencer.accept(requests, now_ms(), hints) {
+            Ok(accepted) => accepted,
+            Err(Refusal::Error(error)) => return Err(Hold::Refused(error)),
+            Err(Refusal::NeedTerm(index)) => return Err(Hold::NeedTerm(index)),
+            Err(Refusal::NoRoom) => return Err(Hold::NoSpare),
+        };
+        self.take_in(&accepted);
+        let ticket = self.ticket_of(accepted.number);
+        Ok((accepted, ticket))
+    }
+
+    /// Shows what was accepted to readers and subscribers.
+    fn take_in(&mut self, accepted: &Accepted) {
+        let number = accepted.number;
+        for operation in self.sequencer.newest_operations(accepted.operation_count) {
+            match operation {
+                Operation::Entry { index, term, timestamp, payload } => {
+                    let (term, index, timestamp, command) = (*term, *index, *timestamp, payload.clone());
+                    self.tail.push(crate::LogEntry { term, index, command, timestamp }, number);
+                }
+                Operation::Truncate { first_removed, .. } => {
+                    self.tail.truncate_from(*first_removed);
+                    let subscribers = self.subscribers.iter().filter_map(Weak::upgrade);
+                    subscribers.for_each(|subscriber| subscriber.on_truncate(*first_removed, number));
+                }
+                Operation::Compact { index, .. } => self.tail.compact_to(*index),
+                Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
+            }
+        }
+        if self.pending_since.is_none() && accepted.operation_count > 0 {
+            self.pending_since = Some(Instant::now());
+        }
+        self.notify_subscribers(|subscriber| !subscriber.waits_for_durable());
+    }
+
+    pub(crate) fn notify_subscribers(&mut self, whom: impl Fn(&Subscriber) -> bool) {
+        self.subscribers.retain(|weak| match weak.upgrade() {
+            Some(subscriber) => {
+                if whom(&subscriber) {
+                    subscriber.notify();
+                }
+                true
+            }
+            None => false,
+        });
+    }
+
+    /// The ticket of a frame that was accepted; a settled one if it is acknowledged already.
+    pub(crate) fn ticket_of(&mut self, number: u64) -> Arc<Ticket> {
+        if number <= self.sequencer.acknowledged() {
+            let ticket = Ticket::default();
+            ticket.settle(Fate::Acknowledged, 0);
+            return Arc::new(ticket);
+        }
+        match self.waiting.back() {
+            Some(last) if last.number == number => last.ticket.clone(),
+            _ => {
+                let ticket = Arc::new(Ticket::default());
+                self.waiting.push_back(Waiting { number, ticket: ticket.clone(), callbacks: Vec::new() });
+                ticket
+            }
+        }
+    }
+
+    /// One past the last index that readers may see: everything accepted, or after poisoning what is durable.
+    pub(crate) fn visible_next(&self) -> u64 {
+        let accepted = self.sequencer.next_index();
+        match self.poison {
+            Some(_) => self.sequencer.durable_next().unwrap_or(accepted).min(accepted),
+            None => accepted,
+        }
+    }
+
+    /// The live indexes that readers may see.
+    pub(crate) fn visible(&self) -> Range<u64> {
+        let next = self.visible_next();
+        let first = self.sequencer.outline().first_readable(next).min(next);
+        first..next
+    }
+
+    /// Checks that an index can be read.
+    pub(crate) fn check_readable(&self, index: u64) -> Result<()> {
+        let visible = self.visible();
+        if self.is_closed {
+            Err(Error::Closed)
+        } else if index >= visible.end || self.sequencer.outline().state.next.is_none() {
+            match &self.poison {
+                Some(cause) if index < self.sequencer.next_index() => Err(Error::Poisoned(cause.clone())),
+                _ => Err(Error::NotWritten { next: visible.end }),
+            }
+        } else if index < visible.start {
+            Err(Error::Compacted { first: visible.start })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether callers wait for room.
+    fn has_room_waiters(&self) -> bool {
+        self.room_sleepers > 0 || !self.room_wakers.is_empty()
+    }
+}
+
+/// What every handle and thread of a log shares.
+pub(crate) struct Shared {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) config: Config,
+    pub(crate) log_id: [u8; 16],
+    pub(crate) read_only: bool,
+    core: Mutex<Core>,
+    room: Condvar,
+    pub(crate) meter: Meter,
+    pub(crate) to_writer: Sender<ToWriter>,
+    pub(crate) to_helper: Sender<ToHelper>,
+    pub(crate) alarm: OnceLock<Arc<dyn Alarm>>,
+    pub(crate) lock: Mutex<Option<LockFile>>,
+    /// Handles with an open index map, in the order they were opened.
+    pub(crate) maps: Mutex<VecDeque<Weak<SegmentHandle>>>,
+    started: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        log_id: [u8; 16],
+        core: Core,
+        lock: Option<LockFile>,
+        senders: (Sender<ToWriter>, Sender<ToHelper>),
+    ) -> Shared {
+        Shared {
+            disk,
+            config,
+            log_id,
+            read_only: lock.is_none(),
+            core: Mutex::new(core),
+            room: Condvar::new(),
+            meter: Meter::new(),
+            to_writer: senders.0,
+            to_helper: senders.1,
+            alarm: OnceLock::new(),
+            lock: Mutex::new(lock),
+            maps: Mutex::new(VecDeque::new()),
+            started: Instant::now(),
+        }
+    }
+
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        // A panic while the lock was held is a bug of ours; the state may be half changed, so it is not papered over:
+        // the writer poisons the log when it panics, and callers go on with what they see.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nanoseconds on the log's own clock, never 0.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64 + 1
+    }
+
+    /// Wakes the writer if it sleeps and there is something worth it. Called with the lock, after a batch was accepted.
+    pub(crate) fn wake_writer_for_frame(&self, core: &mut Core) {
+        let wake = match core.writer {
+            WriterState::Awake => return,
+            WriterState::Idle => true,
+            WriterState::Waiting { worth_bytes } => {
+                core.sequencer.has_closed()
+                    || core.sequencer.peek_frame().is_some_and(|(bytes, _)| bytes >= worth_bytes)
+            }
+        };
+        if wake {
+            self.wake_writer(core);
+        }
+    }
+
+    /// Wakes the writer whatever it waits for.
+    pub(crate) fn wake_writer(&self, core: &mut Core) {
+        match std::mem::replace(&mut core.writer, WriterState::Awake) {
+            WriterState::Awake => {}
+            WriterState::Idle => drop(self.to_writer.send(ToWriter::Wake)),
+            WriterState::Waiting { .. } => {
+                if let Some(alarm) = self.alarm.get() {
+                    alarm.ring();
+                }
+            }
+        }
+    }
+
+    /// Asks the helper for a spare, unless it is at it.
+    pub(crate) fn want_spare(&self, core: &mut Core) {
+        if !core.spare.is_wanted {
+            core.spare.is_wanted = true;
+            self.wake_helper();
+        }
+    }
+
+    pub(crate) fn wake_helper(&self) {
+        let _ = self.to_helper.send(ToHelper::Wake);
+    }
+
+    /// Waits until room may have been made; the lock is given up meanwhile.
+    pub(crate) fn wait_for_room<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+        core.room_sleepers += 1;
+        let mut core = self.room.wait(core).unwrap_or_else(PoisonError::into_inner);
+        core.room_sleepers -= 1;
+        core
+    }
+
+    /// Wakes everyone who waits for room.
+    pub(crate) fn notify_room(&self, core: &mut Core) {
+        if core.has_room_waiters() {
+            self.room.notify_all();
+            core.room_wakers.drain(..).for_each(Waker::wake);
+        }
+    }
+
+    /// Latches the first failure. Waiters learn it from the writer, or here if that is gone.
+    pub(crate) fn poison(&self, core: &mut Core, cause: Error) {
+        if core.poison.is_none() {
+            tracing::error!(%cause, directory = %self.disk.path().display(), "the log is poisoned");
+            core.poison = Some(Arc::new(cause));
+        }
+        self.notify_room(core);
+        core.notify_subscribers(|_| true);
+        self.wake_writer(core);
+    }
+
+    /// A segment stands ready.
+    pub(crate) fn add_spare(&self, core: &mut Core, spare: OpenSegment) {
+        core.sequencer.add_spare(spare.plot());
+        let handle = Arc::new(SegmentHandle::new(self.disk.clone(), spare.header));
+        core.handles.insert(spare.header.sequence, handle);
+        core.files.insert(spare.header.sequence, spare.file);
+    }
+
+    pub(crate) fn count(&self, counter: &std::sync::atomic::AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Milliseconds since the Unix epoch; 0 on a clock set before it.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

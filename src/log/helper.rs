@@ -1,0 +1,167 @@
+//! The helper thread: everything that is slow and must not delay an append.
+//!
+//! Drops segments, makes or recycles spares, writes index files, repeats marks in the lock file. What is to be done it
+//! reads from the core; a message only says that there may be something.
+//!
+//! Order: drop before spare, so that a dropped segment can be recycled; spare before index files, because appends may
+//! be waiting for it.
+
+use std::sync::{Arc, PoisonError};
+
+use crossbeam_channel::Receiver;
+
+use super::core::{Shared, ToHelper};
+use crate::config::Durability;
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::format::segment::SegmentHeader;
+use crate::segment::recover;
+use crate::segment::sealed::{self, SegmentHandle};
+use crate::segment::spare;
+
+pub(crate) struct Helper {
+    shared: Arc<Shared>,
+    inbox: Receiver<ToHelper>,
+}
+
+impl Helper {
+    pub(crate) fn new(shared: Arc<Shared>, inbox: Receiver<ToHelper>) -> Helper {
+        Helper { shared, inbox }
+    }
+
+    /// Works until told to leave. What is due then is still done, except for spares.
+    pub(crate) fn run(self) {
+        while let Ok(ToHelper::Wake) = self.inbox.recv() {
+            self.work(true);
+        }
+        self.work(false);
+    }
+
+    fn work(&self, with_spares: bool) {
+        loop {
+            let dropped = self.drop_oldest();
+            let recycled = dropped.as_ref().filter(|dropped| self.may_recycle(dropped)).map(|old| old.header.sequence);
+            let made = with_spares && self.make_spare(recycled);
+            if let Some(dropped) = &dropped {
+                self.remove(dropped, recycled.is_some() && made);
+            }
+            if dropped.is_none() && !made {
+                break;
+            }
+        }
+        while self.seal_one() {}
+        self.write_slot();
+    }
+
+    /// Forgets the oldest segment if it may go; its files are then to be recycled or removed.
+    fn drop_oldest(&self) -> Option<Arc<SegmentHandle>> {
+        let mut core = self.shared.core();
+        if core.poison.is_some() {
+            return None;
+        }
+        let sequence = core.sequencer.droppable()?;
+        core.sequencer.ledger.ranges.drop_oldest();
+        core.sequencer.ledger.indexes.remove(&sequence);
+        core.to_seal.retain(|identity| identity.sequence != sequence);
+        core.files.remove(&sequence);
+        self.shared.count(&self.shared.meter.drops);
+        core.handles.remove(&sequence)
+    }
+
+    /// A segment may be overwritten only when no reader holds it. It was taken from the core, so none can get hold of it
+    /// any more, and the answer stays true once it is.
+    fn may_recycle(&self, dropped: &Arc<SegmentHandle>) -> bool {
+        Arc::strong_count(dropped) == 1 && self.block_bytes().is_ok_and(|bytes| bytes == dropped.header.block_bytes)
+    }
+
+    fn remove(&self, dropped: &Arc<SegmentHandle>, is_recycled: bool) {
+        let sequence = dropped.header.sequence;
+        let disk = &*self.shared.disk;
+        // A missing index file is as good as a removed one.
+        let _ = disk.remove(&names::index(sequence));
+        if !is_recycled && let Err(error) = spare::remove(disk, sequence) {
+            tracing::warn!(%error, "a dropped segment stays behind; the next open removes it");
+        }
+        tracing::debug!(sequence, is_recycled, "dropped a segment");
+    }
+
+    fn block_bytes(&self) -> Result<u32> {
+        recover::block_bytes(&self.shared.config, &*self.shared.disk)
+    }
+
+    /// Makes the next spare if one is wanted, of the dropped segment that may be recycled or from nothing; says whether it did.
+    fn make_spare(&self, recycled: Option<u64>) -> bool {
+        let (sequence, segment_bytes) = {
+            let mut core = self.shared.core();
+            let enough = core.sequencer.spare_count() >= self.shared.config.spare_segments;
+            let Some(sequence) = core.sequencer.next_spare().filter(|_| !enough && core.poison.is_none()) else {
+                core.spare.is_wanted = false;
+                self.shared.notify_room(&mut core);
+                return false;
+            };
+            core.spare.is_wanted = true;
+            (sequence, core.sequencer.active().segment_bytes)
+        };
+        let made = self.make(sequence, segment_bytes, recycled);
+        let mut core = self.shared.core();
+        core.spare.attempts += 1;
+        core.spare.is_wanted = false;
+        core.spare.no_space = false;
+        let done = made.is_ok();
+        match made {
+            Ok(spare) => self.shared.add_spare(&mut core, spare),
+            Err(Error::NoSpace) => core.spare.no_space = true,
+            Err(error) => self.shared.poison(&mut core, error),
+        }
+        self.shared.notify_room(&mut core);
+        done
+    }
+
+    fn make(&self, sequence: u64, segment_bytes: u64, recycled: Option<u64>) -> Result<spare::OpenSegment> {
+        let disk = &*self.shared.disk;
+        if !disk.is_in_place() {
+            return Err(Error::DirectoryGone { path: disk.path().into() });
+        }
+        let durable_writes = self.shared.config.durability == Durability::Sync;
+        let (log_id, block_bytes) = (self.shared.log_id, self.block_bytes()?);
+        let header = SegmentHeader { log_id, sequence, salt: super::open::random(), block_bytes, segment_bytes };
+        match recycled {
+            Some(old) => {
+                self.shared.count(&self.shared.meter.recycled);
+                spare::recycle(disk, old, &header, durable_writes)
+            }
+            None => spare::make(disk, &header, durable_writes),
+        }
+    }
+
+    /// Writes one index file; where that fails the index stays in memory.
+    fn seal_one(&self) -> bool {
+        let (identity, index, handle) = {
+            let mut core = self.shared.core();
+            let Some(identity) = core.to_seal.pop_front() else { return false };
+            let index = core.sequencer.ledger.indexes.get(&identity.sequence).cloned();
+            (identity, index, core.handles.get(&identity.sequence).cloned())
+        };
+        let (Some(index), Some(handle)) = (index, handle) else { return true };
+        let written = sealed::write_index(&*self.shared.disk, &index, &identity);
+        handle.seal(identity);
+        match written {
+            Ok(()) => {
+                let mut core = self.shared.core();
+                core.sequencer.ledger.indexes.remove(&identity.sequence);
+            }
+            Err(error) => tracing::warn!(%error, "an index file could not be written; the index stays in memory"),
+        }
+        true
+    }
+
+    fn write_slot(&self) {
+        let Some(watermark) = self.shared.core().slot_due.take() else { return };
+        let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(lock) = &*lock else { return };
+        if let Err(error) = lock.write_slot(self.shared.log_id, watermark) {
+            let error = Error::io("write", self.shared.disk.path_of(names::LOCK))(error);
+            self.shared.poison(&mut self.shared.core(), error);
+        }
+    }
+}

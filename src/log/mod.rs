@@ -1,0 +1,664 @@
+//! The log as callers hold it: one handle, cheap to clone, safe to share.
+//!
+//! The only module with threads: the writer ([`writer`]) carries frames to the disk, the helper ([`helper`]) prepares,
+//! seals and drops segments, and a reader thread serves asynchronous reads once there are any.
+
+mod ack;
+mod batch;
+mod core;
+mod helper;
+mod log_storage;
+mod open;
+mod pending;
+mod reader;
+mod subscribe;
+mod tail;
+mod writer;
+
+use std::fmt;
+use std::future::Future;
+use std::ops::{Bound, Range, RangeBounds};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Poll;
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, unbounded};
+
+pub use self::batch::Batch;
+use self::core::{Callback, Core, Hold, Shared, ToHelper, ToWriter};
+use self::open::Threads;
+pub use self::pending::Pending;
+pub use self::reader::Entries;
+pub use self::subscribe::{Event, EventStream, Subscription, Upto};
+use crate::config::{Config, Durability};
+use crate::disk::IoMode;
+use crate::engine::sequencer::{Accepted, Request};
+use crate::entry::LogEntry;
+use crate::error::{Error, Result};
+use crate::format::names;
+use crate::segment::recover::RecoveryReport;
+use crate::stats::Stats;
+
+/// One consistent look at a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogState {
+    /// The lowest index that can be read; where there is no entry, the index the next one gets.
+    pub first: u64,
+    /// Index and term of the last accepted entry.
+    pub last: Option<(u64, u64)>,
+    /// Index and term of the compaction point.
+    pub compacted: Option<(u64, u64)>,
+    /// The last index that survives power loss and was not truncated since.
+    pub durable: Option<u64>,
+}
+
+/// What a segment is to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentRole {
+    /// Full; nothing is written to it any more.
+    Sealed,
+    /// The one frames go to.
+    Active,
+    /// Prepared, not yet used.
+    Spare,
+}
+
+/// A segment of the log, for people who look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its number.
+    pub sequence: u64,
+    /// Its file.
+    pub file: PathBuf,
+    /// Size of the file in bytes.
+    pub bytes: u64,
+    /// Block size in bytes.
+    pub block_bytes: u32,
+    /// Bytes from the start of the file to the end of the last frame; of a sealed segment, the whole.
+    pub used_bytes: u64,
+    /// The entries in it that can be read.
+    pub entries: Range<u64>,
+    /// What it is.
+    pub role: SegmentRole,
+    /// Number of its first frame.
+    pub first_frame: Option<u64>,
+}
+
+/// An append-only log in a directory.
+///
+/// Clones share the log; the last one to be dropped drains, syncs and closes it, as [`Log::close`] does with a report.
+///
+/// ```
+/// # fn main() -> Result<(), ringwal::Error> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use ringwal::{Config, Log};
+///
+/// let (log, report) = Log::open(dir.path().join("log"), Config::default().segment_bytes(1 << 20))?;
+/// assert!(report.created);
+/// let index = log.append("hello")?; // durable when it returns
+/// assert_eq!(log.get(index)?.command, "hello");
+/// log.close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Log {
+    handle: Arc<Handle>,
+}
+
+/// Closes the log when the last clone goes.
+struct Handle {
+    shared: Arc<Shared>,
+    threads: Mutex<Option<Threads>>,
+    reads: OnceLock<Sender<ReadJob>>,
+}
+
+/// A read, and how it is handed to the reader thread.
+type Read<T> = Box<dyn FnOnce(&Shared) -> Result<T> + Send>;
+type ReadJob = Box<dyn FnOnce(&Shared) + Send>;
+
+impl Log {
+    /// Opens the log in a directory; creates directory and log where there is none.
+    ///
+    /// Runs recovery: finds the end of what was written, makes it durable, and cuts what a crash left unfinished. The
+    /// report says what it did.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Config`] for settings out of their range;
+    /// - [`Error::Locked`] where another writer has the log;
+    /// - [`Error::Foreign`] where the directory holds something else;
+    /// - [`Error::Unsupported`] where a newer version wrote it;
+    /// - [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed then;
+    /// - [`Error::NoSpace`], [`Error::Io`].
+    pub fn open(dir: impl AsRef<Path>, config: Config) -> Result<(Log, RecoveryReport)> {
+        let (shared, threads, report) = open::open(dir.as_ref(), config)?;
+        Ok((Log::new(shared, Some(threads)), report))
+    }
+
+    /// Opens the log on a given disk, such as a simulated one; else as [`Log::open`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::open`].
+    pub fn open_on(disk: Arc<dyn crate::disk::Disk>, config: Config) -> Result<(Log, RecoveryReport)> {
+        let (shared, threads, report) = open::open_on(disk, config)?;
+        Ok((Log::new(shared, Some(threads)), report))
+    }
+
+    /// Opens a log for reading, also beside a live writer: takes no lock, writes nothing, and shows every whole frame
+    /// that was there when it looked. What a writer appends later is not seen; open again to see it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Foreign`] where there is no log; else those of [`Log::open`]. Writing calls return
+    /// [`Error::ReadOnly`].
+    pub fn open_read_only(dir: impl AsRef<Path>) -> Result<(Log, RecoveryReport)> {
+        let (shared, report) = open::open_read_only(dir.as_ref())?;
+        Ok((Log::new(shared, None), report))
+    }
+
+    fn new(shared: Arc<Shared>, threads: Option<Threads>) -> Log {
+        Log { handle: Arc::new(Handle { shared, threads: Mutex::new(threads), reads: OnceLock::new() }) }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Appends one entry and waits until it is acknowledged; returns its index.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`], [`Error::NoSpace`], [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`],
+    /// [`Error::InCallback`].
+    pub fn append(&self, command: impl Into<Bytes>) -> Result<u64> {
+        self.write(Batch::new().push(command)).map(|indexes| indexes.start)
+    }
+
+    /// Appends one entry; the future is done when it is acknowledged.
+    ///
+    /// The entry is accepted when the future is first polled and there is room. Dropping the future after that does
+    /// not take it back. No runtime is assumed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::append`].
+    pub fn append_async<C: Into<Bytes>>(&self, command: C) -> impl Future<Output = Result<u64>> + Send + use<C> {
+        let written = self.write_async(Batch::new().push(command));
+        async move { written.await.map(|indexes| indexes.start) }
+    }
+
+    /// Appends entries that bring their index and term, all or none; waits until they are acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gap`], [`Error::TermFell`], and those of [`Log::append`].
+    pub fn append_entries(&self, entries: Vec<LogEntry>) -> Result<Range<u64>> {
+        self.write(Batch { requests: entries.into_iter().map(Request::Entry).collect() })
+    }
+
+    /// Writes a batch and waits until it is acknowledged; returns the indexes of its entries.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::submit`], and [`Error::Poisoned`] where the write failed.
+    pub fn write(&self, batch: Batch) -> Result<Range<u64>> {
+        let pending = self.submit(batch)?;
+        let indexes = pending.indexes();
+        pending.wait()?;
+        Ok(indexes)
+    }
+
+    /// Writes a batch; the future is done when it is acknowledged. See [`Log::append_async`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::write`].
+    pub fn write_async(&self, batch: Batch) -> impl Future<Output = Result<Range<u64>>> + Send + use<> + 'static {
+        let log = self.clone();
+        let mut intake = Intake::default();
+        async move {
+            let pending = std::future::poll_fn(|context| {
+                let mut core = match log.try_accept(&batch, &mut intake) {
+                    Ok(accepted) => return Poll::Ready(accepted),
+                    Err(core) => core,
+                };
+                core.room_wakers.push(context.waker().clone());
+                Poll::Pending
+            });
+            let pending = pending.await?;
+            let indexes = pending.indexes();
+            pending.await?;
+            Ok(indexes)
+        }
+    }
+
+    /// Accepts a batch: its entries have their indexes and can be read, and it will be written. Waits while the queue
+    /// is full or the next segment is not ready.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gap`], [`Error::TermFell`], [`Error::TermMismatch`], [`Error::Compacted`], [`Error::NotWritten`],
+    /// [`Error::TooLarge`], [`Error::NoSpace`], [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`],
+    /// [`Error::InCallback`]. Nothing was accepted then.
+    pub fn submit(&self, batch: Batch) -> Result<Pending> {
+        self.check_may_block()?;
+        let mut intake = Intake::default();
+        loop {
+            match self.try_accept(&batch, &mut intake) {
+                Ok(accepted) => return accepted,
+                Err(core) => drop(self.shared().wait_for_room(core)),
+            }
+        }
+    }
+
+    /// Accepts a batch without ever waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] where [`Log::submit`] would wait, and its other errors; the batch comes back.
+    #[allow(clippy::result_large_err, reason = "the batch comes back so that it can be tried again")]
+    pub fn try_submit(&self, batch: Batch) -> Result<Pending, (Error, Batch)> {
+        let mut intake = Intake { never_waits: true, ..Intake::default() };
+        match self.try_accept(&batch, &mut intake) {
+            Ok(Ok(pending)) => Ok(pending),
+            Ok(Err(error)) => Err((error, batch)),
+            Err(core) => {
+                drop(core);
+                Err((Error::Busy, batch))
+            }
+        }
+    }
+
+    /// Accepts a batch and calls `done` when it is acknowledged or lost: exactly once, on the writer thread, in log
+    /// order. `done` must be quick: every append waits behind it. Blocking calls in it return [`Error::InCallback`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::submit`]; `done` is not called then.
+    pub fn submit_with(&self, batch: Batch, done: impl FnOnce(Result<()>) + Send + 'static) -> Result<Range<u64>> {
+        self.check_may_block()?;
+        let mut intake = Intake { callback: Some(Box::new(done)), ..Intake::default() };
+        loop {
+            match self.try_accept(&batch, &mut intake) {
+                Ok(accepted) => return accepted.map(|pending| pending.indexes()),
+                Err(core) => drop(self.shared().wait_for_room(core)),
+            }
+        }
+    }
+
+    /// Removes the entry at an index and all after it; waits until that is acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Compacted`] at or below the compaction point, [`Error::NotWritten`] past the next index; else those of
+    /// [`Log::append`].
+    pub fn truncate_from(&self, first_removed: u64) -> Result<()> {
+        self.write(Batch::new().truncate_from(first_removed)).map(drop)
+    }
+
+    /// Drops all entries up to and including an index, which must be in the log; waits until that is acknowledged.
+    /// Segments that hold nothing else go soon after. At or below the compaction point nothing happens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotWritten`] past the last index; else those of [`Log::append`].
+    pub fn compact(&self, upto: u64) -> Result<()> {
+        self.write(Batch::new().compact(upto)).map(drop)
+    }
+
+    /// Drops all entries up to and including an index whose term is given; it may lie past the last entry.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TermMismatch`], [`Error::TermFell`]; else those of [`Log::append`].
+    pub fn compact_to(&self, index: u64, term: u64) -> Result<()> {
+        self.write(Batch::new().compact_to(index, term)).map(drop)
+    }
+
+    /// Sets a key of the hard state; waits until that is acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] where all pairs together pass their limit; else those of [`Log::append`].
+    pub fn put_meta(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.write(Batch::new().put_meta(key, value)).map(drop)
+    }
+
+    /// The value of a key of the hard state, as accepted.
+    pub fn get_meta(&self, key: &[u8]) -> Option<Bytes> {
+        self.shared().core().sequencer.outline().state.hard_state.get(key).cloned()
+    }
+
+    /// All of the hard state, as accepted, by key.
+    pub fn meta(&self) -> Vec<(Bytes, Bytes)> {
+        let state = self.shared().core().sequencer.outline().state.hard_state.clone();
+        state.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// One consistent look.
+    pub fn state(&self) -> LogState {
+        let core = self.shared().core();
+        let visible = core.visible();
+        let outline = core.sequencer.outline();
+        let has_entries = outline.first.is_some() && !visible.is_empty();
+        let durable_end = core.sequencer.durable_next().map(|next| next.min(visible.end));
+        LogState {
+            first: visible.start,
+            last: has_entries.then(|| (visible.end - 1, outline.state.last_term)),
+            compacted: outline.state.compacted,
+            durable: durable_end.filter(|&end| has_entries && end > visible.start).map(|end| end - 1),
+        }
+    }
+
+    /// Reads one entry, as accepted; after poisoning, as durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Compacted`], [`Error::NotWritten`], [`Error::Corrupt`], [`Error::Io`], [`Error::Closed`];
+    /// [`Error::Poisoned`] for an entry that was accepted and is not known to be durable.
+    pub fn get(&self, index: u64) -> Result<LogEntry> {
+        reader::get(self.shared(), index)
+    }
+
+    /// Reads one entry without blocking the task: what is not in memory is read by a thread of the log's own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::get`].
+    pub fn get_async(&self, index: u64) -> impl Future<Output = Result<LogEntry>> + Send + use<> + 'static {
+        let log = self.clone();
+        async move {
+            match reader::get_cached(log.shared(), index) {
+                Ok(Some(entry)) => Ok(entry),
+                Ok(None) => log.on_reader_thread(Box::new(move |shared| reader::get(shared, index))).await,
+                Err(error) => Err(error),
+            }
+        }
+    }
+
+    /// Reads the entries of a half-open range until their payloads pass `max_bytes`: at least one, if the range is not
+    /// empty.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::get`], for the first index.
+    pub fn get_entries(&self, range: Range<u64>, max_bytes: usize) -> Result<Vec<LogEntry>> {
+        reader::get_entries(self.shared(), range, max_bytes)
+    }
+
+    /// The entries of a range, from either end, in bounded memory. An unbounded side ends where the log does when the
+    /// iterator is made.
+    pub fn iter(&self, range: impl RangeBounds<u64>) -> Entries {
+        let visible = self.shared().core().visible();
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&start) => start.saturating_add(1),
+            Bound::Unbounded => visible.start,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&end) => end.saturating_add(1),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => visible.end,
+        };
+        Entries::new(self.shared().clone(), start..end.min(visible.end).max(start))
+    }
+
+    /// The term of an entry, or of the compaction point.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::get`].
+    pub fn term(&self, index: u64) -> Result<u64> {
+        reader::term(self.shared(), index)
+    }
+
+    /// Entries from an index on, as they are accepted or become durable.
+    pub fn subscribe(&self, from: u64, upto: Upto) -> Subscription {
+        Subscription::new(self.shared().clone(), from, upto)
+    }
+
+    /// Waits until everything accepted so far is durable; returns the durable index, `None` in a log without entries.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`], [`Error::DirectoryGone`], [`Error::Closed`], [`Error::ReadOnly`], [`Error::InCallback`].
+    pub fn sync(&self) -> Result<Option<u64>> {
+        self.check_may_block()?;
+        let shared = self.shared();
+        if !shared.disk.is_in_place() {
+            let path = shared.disk.path().to_path_buf();
+            shared.poison(&mut shared.core(), Error::DirectoryGone { path });
+        }
+        let ticket = {
+            let mut core = shared.core();
+            core.check_writable()?;
+            let number = core.sequencer.last_number();
+            if number <= core.sequencer.durable() {
+                None
+            } else if shared.config.durability == Durability::Sync {
+                Some(core.ticket_of(number))
+            } else {
+                let ticket = Arc::<ack::Ticket>::default();
+                core.syncs.push_back((number, ticket.clone()));
+                shared.wake_writer(&mut core);
+                Some(ticket)
+            }
+        };
+        if let Some(ticket) = ticket {
+            Pending::new(shared.clone(), ticket, 0..0).wait()?;
+        }
+        Ok(self.state().durable)
+    }
+
+    /// Counters and histograms since the open.
+    pub fn stats(&self) -> Stats {
+        self.shared().meter.look()
+    }
+
+    /// Which driver writes, and why.
+    pub fn io_mode(&self) -> IoMode {
+        self.shared().disk.io_mode()
+    }
+
+    /// The segments of the log, oldest first.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let core = self.shared().core();
+        let active = core.sequencer.active().sequence;
+        let info = |(&sequence, handle): (&u64, &Arc<crate::segment::sealed::SegmentHandle>)| {
+            let range = core.sequencer.ledger.ranges.iter().find(|range| range.sequence == sequence);
+            let (role, used_bytes) = match sequence.cmp(&active) {
+                std::cmp::Ordering::Less => (SegmentRole::Sealed, handle.header.segment_bytes),
+                std::cmp::Ordering::Equal => (SegmentRole::Active, core.sequencer.tail()),
+                std::cmp::Ordering::Greater => (SegmentRole::Spare, u64::from(handle.header.block_bytes)),
+            };
+            SegmentInfo {
+                sequence,
+                file: self.shared().disk.path_of(&names::segment(sequence)),
+                bytes: handle.header.segment_bytes,
+                block_bytes: handle.header.block_bytes,
+                used_bytes,
+                entries: range.map_or(0..0, |range| range.live.clone()),
+                role,
+                first_frame: range.map(|range| range.first_frame),
+            }
+        };
+        core.handles.iter().map(info).collect()
+    }
+
+    /// Drains, syncs and closes the log. Clones of the handle get [`Error::Closed`] from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] where not everything accepted could be made durable; [`Error::InCallback`].
+    pub fn close(self) -> Result<()> {
+        self.check_may_block_unless_read_only()?;
+        self.handle.close()
+    }
+
+    fn check_may_block(&self) -> Result<()> {
+        if self.shared().read_only {
+            return Err(Error::ReadOnly);
+        }
+        self.check_may_block_unless_read_only()
+    }
+
+    fn check_may_block_unless_read_only(&self) -> Result<()> {
+        if writer::in_callback() { Err(Error::InCallback) } else { Ok(()) }
+    }
+
+    /// One attempt at accepting: the result, or the lock still held where the caller is to wait for room.
+    fn try_accept(&self, batch: &Batch, intake: &mut Intake) -> Result<Result<Pending>, MutexGuard<'_, Core>> {
+        let shared = self.shared();
+        if shared.read_only {
+            return Ok(Err(Error::ReadOnly));
+        }
+        loop {
+            let mut core = shared.core();
+            if intake.truncations != Some(core.sequencer.truncations()) {
+                intake.hints.clear();
+            }
+            match core.accept(&shared.config, &batch.requests, &intake.hints) {
+                Ok((accepted, ticket)) => return Ok(Ok(self.accepted(&mut core, accepted, ticket, intake))),
+                Err(Hold::Refused(error)) => return Ok(Err(error)),
+                Err(Hold::QueueFull) => return Err(core),
+                Err(Hold::NoSpare) => return intake.on_no_spare(shared, core),
+                Err(Hold::NeedTerm(index)) => {
+                    intake.truncations = Some(core.sequencer.truncations());
+                    drop(core);
+                    match reader::term(shared, index) {
+                        Ok(term) => intake.hints.push((index, term)),
+                        Err(error) => return Ok(Err(error)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn accepted(&self, core: &mut Core, accepted: Accepted, ticket: Arc<ack::Ticket>, intake: &mut Intake) -> Pending {
+        let shared = self.shared();
+        if let Some(callback) = intake.callback.take() {
+            match core.waiting.back_mut() {
+                Some(waiting) if Arc::ptr_eq(&waiting.ticket, &ticket) => waiting.callbacks.push(callback),
+                // Nothing to wait for: an empty batch behind what is acknowledged.
+                _ => callback(Ok(())),
+            }
+        }
+        shared.wake_writer_for_frame(core);
+        Pending::new(shared.clone(), ticket, accepted.indexes)
+    }
+
+    /// Runs a read on the reader thread, which is started by the first one.
+    fn on_reader_thread<T: Send + 'static>(&self, read: Read<T>) -> impl Future<Output = Result<T>> + Send + use<T> {
+        let answer = Arc::new(pending::Answer::default());
+        let theirs = answer.clone();
+        let job: ReadJob = Box::new(move |shared| theirs.give(read(shared)));
+        if let Err(error) = self.handle.send_read(job) {
+            answer.give(Err(error));
+        }
+        std::future::poll_fn(move |context| answer.poll(context.waker()))
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("directory", &self.shared().disk.path()).field("state", &self.state()).finish()
+    }
+}
+
+/// What one call remembers between its attempts to be accepted.
+#[derive(Default)]
+struct Intake {
+    hints: Vec<(u64, u64)>,
+    /// How many truncations had been accepted when the hints were looked up.
+    truncations: Option<u64>,
+    /// Attempts at making a spare that were finished when this call first missed one.
+    attempts: Option<u64>,
+    never_waits: bool,
+    callback: Option<Callback>,
+}
+
+impl Intake {
+    /// No spare stands: ask for one. A call that waits is refused only after an attempt that began later than the call
+    /// found no space; one that does not is told what the last attempt found.
+    #[allow(clippy::type_complexity, reason = "the shape of try_accept, which this is the tail of")]
+    fn on_no_spare<'a>(
+        &mut self,
+        shared: &Shared,
+        mut core: MutexGuard<'a, Core>,
+    ) -> Result<Result<Pending>, MutexGuard<'a, Core>> {
+        let attempts = core.spare.attempts;
+        // An attempt that is under way may have begun too early: the one after it counts.
+        let began = *self.attempts.get_or_insert(attempts + u64::from(core.spare.is_wanted));
+        let failed = core.spare.no_space && (self.never_waits || attempts > began);
+        shared.want_spare(&mut core);
+        if failed { Ok(Err(Error::NoSpace)) } else { Err(core) }
+    }
+}
+
+impl Handle {
+    fn send_read(&self, job: ReadJob) -> Result<()> {
+        let jobs = match self.reads.get() {
+            Some(jobs) => jobs,
+            None => {
+                let (jobs, inbox) = unbounded::<ReadJob>();
+                let shared = self.shared.clone();
+                let path = self.shared.disk.path().to_path_buf();
+                // It leaves when the last handle, which holds the sender, is gone.
+                let serve = move || inbox.iter().for_each(|job| job(&shared));
+                let spawned = std::thread::Builder::new().name("ringwal-reader".into()).spawn(serve);
+                spawned.map_err(Error::io("start the reader thread for", path))?;
+                self.reads.get_or_init(|| jobs)
+            }
+        };
+        jobs.send(job).map_err(|_| Error::Closed)
+    }
+
+    fn close(&self) -> Result<()> {
+        let shared = &self.shared;
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(threads) = threads else {
+            shared.core().is_closed = true;
+            return Ok(());
+        };
+        {
+            let mut core = shared.core();
+            core.is_closed = true;
+            shared.notify_room(&mut core);
+            let _ = shared.to_writer.send(ToWriter::Close);
+            shared.wake_writer(&mut core);
+        }
+        let mut whole = true;
+        if threads.writer.thread().id() != std::thread::current().id() {
+            whole &= threads.writer.join().is_ok();
+        }
+        let _ = shared.to_helper.send(ToHelper::Close);
+        whole &= threads.helper.join().is_ok();
+        self.let_go();
+        let core = shared.core();
+        match &core.poison {
+            Some(cause) => Err(Error::Poisoned(cause.clone())),
+            None if !whole => Err(Error::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives up every descriptor that holds a lock, whoever still holds a part of this log.
+    fn let_go(&self) {
+        let mut core = self.shared.core();
+        core.files.clear();
+        core.notify_subscribers(|_| true);
+        drop(core);
+        self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the log could not be closed cleanly");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Opening a log: recovery, then the threads.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, unbounded};
+
+use super::core::{Core, Shared, SpareWork, ToHelper, ToWriter, WriterState};
+use super::helper::Helper;
+use super::tail::TailCache;
+use super::writer::Writer;
+use crate::config::{Config, Durability};
+use crate::disk::{Disk, RealDisk};
+use crate::engine::pipeline::{Bounds, Pipeline};
+use crate::engine::sequencer::{Limits, Sequencer};
+use crate::error::{Error, Result};
+use crate::format::frame::Epoch;
+use crate::segment::recover::{self, Recovered, RecoveryReport, Request};
+use crate::segment::sealed::SegmentHandle;
+
+/// How often a read-only open beside a live writer looks again before it believes what it sees.
+const READ_ONLY_TRIES: usize = 5;
+
+/// The threads of a log that is open for writing.
+pub(crate) struct Threads {
+    pub(crate) writer: JoinHandle<()>,
+    pub(crate) helper: JoinHandle<()>,
+}
+
+/// 64 random bits from the operating system.
+pub(crate) fn random() -> u64 {
+    getrandom::u64().unwrap_or_else(|error| {
+        // Salts must differ from file to file; the clock and the counter of this process do that too.
+        tracing::warn!(%error, "no random numbers from the system; salts come from the clock");
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        since.as_nanos() as u64 ^ (u64::from(std::process::id()) << 40)
+    })
+}
+
+/// Opens the log of a real directory, creating the directory and the log where there is none.
+pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, RecoveryReport)> {
+    config.validate()?;
+    if let Err(error) = std::fs::create_dir_all(dir) {
+        // On a read-only disk an existing directory is still named by what cannot be done in it.
+        if !dir.is_dir() {
+            return Err(Error::io("create", dir)(error));
+        }
+    }
+    let io = config.io;
+    open_on(Arc::new(RealDisk::open(dir, io)?), config)
+}
+
+/// Opens the log on any disk.
+pub(crate) fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Shared>, Threads, RecoveryReport)> {
+    config.validate()?;
+    let started = Instant::now();
+    let request = Request { disk: &disk, config: &config, random: &random, read_only: false };
+    let recovered = recover::recover(&request)?;
+    let mut report = recovered.report.clone();
+    let pipeline = pipeline(&config, &recovered);
+    let (to_writer, writer_inbox) = unbounded();
+    let (to_helper, helper_inbox) = unbounded();
+    let shared = share(disk, config, recovered, (to_writer, to_helper));
+    let threads = start_threads(&shared, pipeline, writer_inbox, helper_inbox)?;
+    report.took = started.elapsed();
+    tell(&shared, &report);
+    Ok((shared, threads, report))
+}
+
+/// Opens the log of a directory for reading only: no lock is taken and nothing is written.
+pub(crate) fn open_read_only(dir: &Path) -> Result<(Arc<Shared>, RecoveryReport)> {
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(dir)?);
+    read_only_on(disk)
+}
+
+pub(crate) fn read_only_on(disk: Arc<dyn Disk>) -> Result<(Arc<Shared>, RecoveryReport)> {
+    let started = Instant::now();
+    let config = Config::default();
+    let request = Request { disk: &disk, config: &config, random: &random, read_only: true };
+    let recovered = look_until_sure(&request)?;
+    let report = RecoveryReport { took: started.elapsed(), ..recovered.report.clone() };
+    let (to_writer, to_helper) = (unbounded().0, unbounded().0);
+    Ok((share(disk, config, recovered, (to_writer, to_helper)), report))
+}
+
+/// Beside a live writer a frame may land between two looks, and a segment may go or be made anew: what looks damaged
+/// is believed only when a second whole look finds the same place damaged.
+fn look_until_sure(request: &Request<'_>) -> Result<Recovered> {
+    let mut last_place = None;
+    for attempt in 1.. {
+        let error = match recover::recover(request) {
+            Ok(recovered) => return Ok(recovered),
+            Err(error) => error,
+        };
+        let place = match &error {
+            Error::Corrupt { file, offset, .. } => Some((file.clone(), *offset)),
+            Error::Io { source, path, .. } if source.kind() == std::io::ErrorKind::NotFound => Some((path.clone(), 0)),
+            _ => return Err(error),
+        };
+        if place == last_place || attempt >= READ_ONLY_TRIES {
+            return Err(error);
+        }
+        last_place = place;
+        thread::sleep(Duration::from_millis(20));
+    }
+    unreachable!("the loop ends by returning")
+}
+
+fn pipeline(config: &Config, recovered: &Recovered) -> Pipeline {
+    let bounds = Bounds {
+        frames: config.frames_in_flight,
+        bytes: config.in_flight_bytes_max,
+        durable_writes: config.durability == Durability::Sync,
+    };
+    let Epoch { counter, random } = recovered.epoch;
+    Pipeline::new(bounds, Epoch { counter, random }, recovered.chain, recovered.start.next_number - 1)
+}
+
+fn share(
+    disk: Arc<dyn Disk>,
+    config: Config,
+    recovered: Recovered,
+    senders: (crossbeam_channel::Sender<ToWriter>, crossbeam_channel::Sender<ToHelper>),
+) -> Arc<Shared> {
+    let log_id = recovered.active.header.log_id;
+    let mut handles = BTreeMap::new();
+    let mut to_seal = VecDeque::new();
+    for sealed in recovered.sealed {
+        let handle = SegmentHandle::new(disk.clone(), sealed.header);
+        handle.seal(sealed.identity);
+        handles.insert(sealed.header.sequence, Arc::new(handle));
+        if recovered.start.ledger.indexes.contains_key(&sealed.header.sequence) {
+            to_seal.push_back(sealed.identity);
+        }
+    }
+    let mut files = BTreeMap::new();
+    for open in std::iter::once(&recovered.active).chain(&recovered.spares) {
+        let handle = SegmentHandle::new(disk.clone(), open.header);
+        handles.insert(open.header.sequence, Arc::new(handle));
+        // A read-only log keeps no descriptor that it opened for recovery.
+        if recovered.lock.is_some() {
+            files.insert(open.header.sequence, open.file.clone());
+        }
+    }
+    let limits = Limits { frame_bytes_max: config.frame_bytes_max, first_index: config.first_index };
+    let core = Core {
+        sequencer: Sequencer::new(recovered.start, limits),
+        tail: TailCache::new(config.tail_cache_bytes),
+        waiting: VecDeque::new(),
+        syncs: VecDeque::new(),
+        writer: WriterState::Awake,
+        pending_since: None,
+        spare: SpareWork::default(),
+        files,
+        handles,
+        to_seal,
+        slot_due: None,
+        subscribers: Vec::new(),
+        room_sleepers: 0,
+        room_wakers: Vec::new(),
+        poison: None,
+        is_closed: false,
+    };
+    Arc::new(Shared::new(disk, config, log_id, core, recovered.lock, senders))
+}
+
+fn start_threads(
+    shared: &Arc<Shared>,
+    pipeline: Pipeline,
+    writer_inbox: Receiver<ToWriter>,
+    helper_inbox: Receiver<ToHelper>,
+) -> Result<Threads> {
+    let (report, started) = crossbeam_channel::bounded(1);
+    let theirs = shared.clone();
+    let spawned = thread::Builder::new().name("ringwal-writer".into()).spawn(move || {
+        // The driver never leaves the thread it is made on.
+        match theirs.disk.driver(theirs.config.frames_in_flight) {
+            Ok(driver) => {
+                let _ = theirs.alarm.set(driver.alarm());
+                let _ = report.send(Ok(()));
+                Writer::new(theirs, writer_inbox, driver, pipeline).run();
+            }
+            Err(error) => drop(report.send(Err(error))),
+        }
+    });
+    let path = || shared.disk.path().to_path_buf();
+    let writer = spawned.map_err(Error::io("start the writer thread for", path()))?;
+    let made = started.recv().unwrap_or_else(|_| Err(std::io::Error::other("the writer thread ended at once")));
+    made.map_err(Error::io("start the driver for", path()))?;
+    let helper = Helper::new(shared.clone(), helper_inbox);
+    let spawned = thread::Builder::new().name("ringwal-helper".into()).spawn(move || helper.run());
+    let helper = match spawned.map_err(Error::io("start the helper thread for", path())) {
+        Ok(helper) => helper,
+        Err(error) => {
+            let _ = shared.to_writer.send(ToWriter::Close);
+            let _ = writer.join();
+            return Err(error);
+        }
+    };
+    shared.want_spare(&mut shared.core());
+    Ok(Threads { writer, helper })
+}
+
+fn tell(shared: &Shared, report: &RecoveryReport) {
+    let directory = shared.disk.path().display();
+    let RecoveryReport { frames_kept, entries_kept, bytes_cut, was_clean, took, .. } = report;
+    tracing::info!(%directory, frames_kept, entries_kept, bytes_cut, was_clean, ?took, "opened the log");
+    if *bytes_cut > 0 {
+        tracing::warn!(%directory, bytes_cut, saved_to = ?report.saved_to, "cut a torn tail: {}", report.cut_reason);
+    }
+}

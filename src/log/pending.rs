@@ -1,0 +1,110 @@
+//! What a caller holds while a batch is on its way.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::ack::{Fate, Ticket};
+use super::core::Shared;
+use super::writer;
+use crate::error::{Error, Result};
+
+/// An accepted batch that is not acknowledged yet: wait for it by [`Pending::wait`] or by `.await`.
+///
+/// Dropping it does not take the batch back.
+#[must_use = "the batch is accepted, but only waiting tells whether it is acknowledged"]
+pub struct Pending {
+    shared: Arc<Shared>,
+    ticket: Arc<Ticket>,
+    indexes: Range<u64>,
+}
+
+impl Pending {
+    pub(crate) fn new(shared: Arc<Shared>, ticket: Arc<Ticket>, indexes: Range<u64>) -> Pending {
+        Pending { shared, ticket, indexes }
+    }
+
+    /// Indexes of the batch's entries; empty, at the next index, if it has none.
+    pub fn indexes(&self) -> Range<u64> {
+        self.indexes.clone()
+    }
+
+    /// Whether [`Pending::wait`] would return at once.
+    pub fn is_done(&self) -> bool {
+        self.ticket.fate().is_some()
+    }
+
+    /// Blocks until the batch is acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`] where a write failed: whether the batch is on disk, the next open decides.
+    /// [`Error::InCallback`] on the writer thread itself.
+    pub fn wait(self) -> Result<()> {
+        if self.ticket.fate().is_none() && writer::in_callback() {
+            return Err(Error::InCallback);
+        }
+        let fate = self.ticket.wait(self.shared.config.wait);
+        self.outcome(fate)
+    }
+
+    fn outcome(&self, fate: Fate) -> Result<()> {
+        if let Some(settled_ns) = self.ticket.take_settled_ns() {
+            self.shared.meter.record_wake(self.shared.now_ns().saturating_sub(settled_ns));
+        }
+        match fate {
+            Fate::Acknowledged => Ok(()),
+            Fate::Failed => Err(self.shared.core().poison.clone().map_or(Error::Closed, Error::Poisoned)),
+        }
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        self.ticket.poll(context.waker()).map(|fate| self.outcome(fate))
+    }
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending").field("indexes", &self.indexes).field("is_done", &self.is_done()).finish()
+    }
+}
+
+/// One answer, given once by a thread and taken once by a task.
+pub(crate) struct Answer<T> {
+    state: Mutex<(Option<Result<T>>, Option<Waker>)>,
+}
+
+impl<T> Default for Answer<T> {
+    fn default() -> Answer<T> {
+        Answer { state: Mutex::new((None, None)) }
+    }
+}
+
+impl<T> Answer<T> {
+    pub(crate) fn give(&self, answer: Result<T>) {
+        let waker = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.0 = Some(answer);
+            state.1.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn poll(&self, waker: &Waker) -> Poll<Result<T>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.0.take() {
+            Some(answer) => Poll::Ready(answer),
+            None => {
+                state.1 = Some(waker.clone());
+                Poll::Pending
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Reading: from the tail cache, else from the segment that holds the index.
+//!
+//! What to read is decided in one look under the core's lock; the disk is touched after it. An entry found at a place
+//! is what was there at that look, because bytes are never changed until they are dropped, and a segment that a reader
+//! holds is not recycled.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, PoisonError};
+
+use super::core::{Core, Shared};
+use crate::entry::LogEntry;
+use crate::error::{Error, Result};
+use crate::segment::sealed::SegmentHandle;
+
+/// Index files mapped at once; each costs an address range, and the kernel limits their number.
+const MAPS_MAX: usize = 1024;
+
+/// Entries of one segment looked up at once.
+const RUN_ENTRIES: u64 = 1024;
+
+/// How much an iterator reads at once.
+const ITER_BYTES: usize = 256 << 10;
+
+/// Entries an iterator reads at once from its end.
+const BACK_ENTRIES: u64 = 64;
+
+/// Where an entry is.
+enum Place {
+    Cached(LogEntry),
+    /// In a segment whose index is in memory: at this byte.
+    At(Arc<SegmentHandle>, u32),
+    /// In a sealed segment: its index file knows.
+    Sealed(Arc<SegmentHandle>),
+}
+
+fn place_of(core: &Core, index: u64) -> Result<Place> {
+    core.check_readable(index)?;
+    if let Some(entry) = core.tail.get(index) {
+        return Ok(Place::Cached(entry.clone()));
+    }
+    let (handle, sequence) = handle_of(core, index)?;
+    match core.sequencer.ledger.indexes.get(&sequence) {
+        Some(offsets) => match offsets.offset_of(index) {
+            Some(offset) => Ok(Place::At(handle, offset)),
+            None => Err(Error::NotWritten { next: core.visible_next() }),
+        },
+        None => Ok(Place::Sealed(handle)),
+    }
+}
+
+fn handle_of(core: &Core, index: u64) -> Result<(Arc<SegmentHandle>, u64)> {
+    let segment = core.sequencer.ledger.ranges.locate(index);
+    let found = segment.and_then(|segment| Some((core.handles.get(&segment.sequence)?.clone(), segment.sequence)));
+    found.ok_or(Error::NotWritten { next: core.visible_next() })
+}
+
+/// Reads one entry.
+pub(crate) fn get(shared: &Shared, index: u64) -> Result<LogEntry> {
+    let place = place_of(&shared.core(), index)?;
+    read(shared, place, index).or_else(|error| explain(shared, index, error))
+}
+
+/// A cached entry, without touching the disk.
+pub(crate) fn get_cached(shared: &Shared, index: u64) -> Result<Option<LogEntry>> {
+    match place_of(&shared.core(), index)? {
+        Place::Cached(entry) => Ok(Some(entry)),
+        Place::At(..) | Place::Sealed(_) => Ok(None),
+    }
+}
+
+fn read(shared: &Shared, place: Place, index: u64) -> Result<LogEntry> {
+    match place {
+        Place::Cached(entry) => Ok(entry),
+        Place::At(handle, offset) => handle.read_entry(index, offset),
+        Place::Sealed(handle) => {
+            let entry = handle.read_sealed(index);
+            note_map(shared, &handle);
+            entry
+        }
+    }
+}
+
+/// A read that failed because the segment was dropped meanwhile, by this log or by the writer that a read-only log
+/// stands beside, is a compaction.
+fn explain(shared: &Shared, index: u64, error: Error) -> Result<LogEntry> {
+    let is_gone = match &error {
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        Error::Corrupt { .. } => shared.read_only && segment_changed(shared, index),
+        _ => false,
+    };
+    let first = shared.core().visible().start;
+    if is_gone && (shared.read_only || index < first) {
+        return Err(Error::Compacted { first: first.max(index + 1) });
+    }
+    Err(error)
+}
+
+/// Whether the segment that held an index has another salt or name by now.
+fn segment_changed(shared: &Shared, index: u64) -> bool {
+    let Ok((handle, _)) = handle_of(&shared.core(), index) else { return true };
+    !handle.is_still_itself()
+}
+
+/// Remembers that a handle has a map, and lets the oldest go beyond the limit.
+fn note_map(shared: &Shared, handle: &Arc<SegmentHandle>) {
+    if !handle.take_newly_mapped() {
+        return;
+    }
+    let mut maps = shared.maps.lock().unwrap_or_else(PoisonError::into_inner);
+    maps.push_back(Arc::downgrade(handle));
+    while maps.len() > MAPS_MAX {
+        if let Some(oldest) = maps.pop_front().and_then(|weak| weak.upgrade()) {
+            oldest.forget_index();
+        }
+    }
+}
+
+/// The term at an index, or at the compaction point.
+pub(crate) fn term(shared: &Shared, index: u64) -> Result<u64> {
+    let handle = {
+        let core = shared.core();
+        if let Some((compacted, term)) = core.sequencer.outline().state.compacted
+            && compacted == index
+        {
+            return Ok(term);
+        }
+        core.check_readable(index)?;
+        if let Some(term) = core.tail.get(index).map(|entry| entry.term).or(core.sequencer.ledger.term_of(index)) {
+            return Ok(term);
+        }
+        handle_of(&core, index)?.0
+    };
+    let term = handle.index_map()?.term_of(index);
+    note_map(shared, &handle);
+    match term {
+        Some(term) => Ok(term),
+        None => get(shared, index).map(|entry| entry.term),
+    }
+}
+
+/// Reads the entries of a range until their payloads pass `bytes_max`; at least one.
+pub(crate) fn get_entries(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogEntry>> {
+    let mut entries: Vec<LogEntry> = Vec::new();
+    let mut bytes = 0;
+    let mut next = range.start;
+    while next < range.end && (entries.is_empty() || bytes < bytes_max) {
+        let left = bytes_max.saturating_sub(bytes);
+        let mut more = match read_some(shared, next..range.end, left) {
+            Ok(more) => more,
+            // What is there is given; the caller learns of the end when it asks for what follows.
+            Err(Error::NotWritten { .. }) if !entries.is_empty() => break,
+            Err(error) => return Err(error),
+        };
+        if !entries.is_empty() && bytes + more.first().map_or(0, |entry| entry.command.len()) > bytes_max {
+            break;
+        }
+        next += more.len() as u64;
+        bytes += more.iter().map(|entry| entry.command.len()).sum::<usize>();
+        entries.append(&mut more);
+    }
+    Ok(entries)
+}
+
+/// Reads from one place: the tail cache or one segment. At least one entry.
+fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogEntry>> {
+    let (handle, offsets) = {
+        let core = shared.core();
+        core.check_readable(range.start)?;
+        let end = range.end.min(core.visible_next());
+        if core.tail.get(range.start).is_some() {
+            return Ok(cached(&core, range.start..end, bytes_max));
+        }
+        let (handle, sequence) = handle_of(&core, range.start)?;
+        let live = core.sequencer.ledger.ranges.locate(range.start).map_or(range.start + 1, |found| found.live.end);
+        let end = end.min(live).min(range.start + RUN_ENTRIES);
+        let index = core.sequencer.ledger.indexes.get(&sequence);
+        (
+            handle,
+            index.map_or(Offsets::InFile(range.start..end), |index| {
+                Offsets::Known((range.start..end).map_while(|at| index.offset_of(at)).collect())
+            }),
+        )
+    };
+    let offsets = match offsets {
+        Offsets::Known(offsets) => offsets,
+        Offsets::InFile(range) => {
+            let map = handle.index_map()?;
+            note_map(shared, &handle);
+            range.map_while(|at| map.offset_of(at)).collect()
+        }
+    };
+    if offsets.is_empty() {
+        return get(shared, range.start).map(|entry| vec![entry]);
+    }
+    match handle.read_run(range.start, &offsets, bytes_max) {
+        // One at a time shows which entry it is, and whether the index led astray.
+        Err(Error::Corrupt { .. } | Error::Io { .. }) => get(shared, range.start).map(|entry| vec![entry]),
+        other => other,
+    }
+}
+
+enum Offsets {
+    Known(Vec<u32>),
+    InFile(Range<u64>),
+}
+
+fn cached(core: &Core, range: Range<u64>, bytes_max: usize) -> Vec<LogEntry> {
+    let mut bytes = 0;
+    let mut entries: Vec<LogEntry> = Vec::new();
+    for entry in range.map_while(|index| core.tail.get(index)) {
+        bytes += entry.command.len();
+        if !entries.is_empty() && bytes > bytes_max {
+            break;
+        }
+        entries.push(entry.clone());
+    }
+    entries
+}
+
+/// The entries of a range, from either end, in bounded memory. What is there when it is made bounds it; an entry that
+/// is truncated or compacted before it is reached is an error in its place, and the last item.
+pub struct Entries {
+    shared: Arc<Shared>,
+    front: VecDeque<LogEntry>,
+    back: VecDeque<LogEntry>,
+    /// Indexes not yet read.
+    unread: Range<u64>,
+}
+
+impl Entries {
+    pub(crate) fn new(shared: Arc<Shared>, range: Range<u64>) -> Entries {
+        Entries { shared, front: VecDeque::new(), back: VecDeque::new(), unread: range }
+    }
+
+    fn stop(&mut self, error: Error) -> Option<Result<LogEntry>> {
+        self.unread = 0..0;
+        self.back.clear();
+        self.front.clear();
+        Some(Err(error))
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<LogEntry>;
+
+    fn next(&mut self) -> Option<Result<LogEntry>> {
+        if self.front.is_empty() && !self.unread.is_empty() {
+            match get_entries(&self.shared, self.unread.clone(), ITER_BYTES) {
+                Ok(entries) => {
+                    self.unread.start += entries.len() as u64;
+                    self.front = entries.into();
+                }
+                Err(error) => return self.stop(error),
+            }
+        }
+        match self.front.pop_front() {
+            Some(entry) => Some(Ok(entry)),
+            None => self.back.pop_front().map(Ok),
+        }
+    }
+}
+
+impl DoubleEndedIterator for Entries {
+    fn next_back(&mut self) -> Option<Result<LogEntry>> {
+        if self.back.is_empty() && !self.unread.is_empty() {
+            let start = self.unread.end.saturating_sub(BACK_ENTRIES).max(self.unread.start);
+            match get_entries(&self.shared, start..self.unread.end, usize::MAX) {
+                Ok(entries) => {
+                    self.unread.end = start;
+                    self.back = entries.into();
+                }
+                Err(error) => return self.stop(error),
+            }
+        }
+        self.back.pop_back().or_else(|| self.front.pop_back()).map(Ok)
+    }
+}

@@ -1,0 +1,528 @@
+//! The writer thread: takes frames, encodes and submits them, and settles their tickets in log order.
+//!
+//! Invariants:
+//!
+//! - Only this thread encodes frames and moves the watermarks.
+//! - Acknowledgements leave in log order; callbacks run here, in that order, exactly once, also on poison.
+//! - After a failure nothing more is submitted, everything in flight is drained, and all tickets fail.
+//! - It never sleeps while there is something it may submit: it says that it sleeps under the core's lock, after
+//!   looking there once more.
+//!
+//! Two ways of sleeping: on its channel when nothing is in flight (a blocking receive would otherwise hold back
+//! completions), in the driver's poll when something is.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::ack::Fate;
+use super::core::{Shared, ToWriter, Waiting, WriterState};
+use crate::config::{Durability, Wait};
+use crate::disk::{AlignedBuf, Completion, Driver, Operation, PollWait};
+use crate::engine::pipeline::{Pipeline, Progress};
+use crate::engine::sequencer::Frame;
+use crate::error::Error;
+use crate::format::frame::FrameKind;
+use crate::format::index::IndexIdentity;
+use crate::format::names;
+use crate::stats::FrameStats;
+
+thread_local! {
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is running a completion callback: a blocking call here would wait for itself.
+pub(crate) fn in_callback() -> bool {
+    IN_CALLBACK.get()
+}
+
+/// Longest wait for completions before the writer looks around: a lost wake-up would show as a delay, not as a hang.
+const POLL_MAX: Duration = Duration::from_millis(500);
+
+/// Buffers kept for reuse.
+const BUFFERS_MAX: usize = 8;
+
+/// Tokens of syncs; frame numbers never get there.
+const SYNC_TOKEN: u64 = 1 << 63;
+
+struct InFlight {
+    stats: FrameStats,
+    submitted_at: Instant,
+    segment: u64,
+}
+
+/// See the module.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    inbox: Receiver<ToWriter>,
+    driver: Box<dyn Driver>,
+    pipeline: Pipeline,
+    in_flight: BTreeMap<u64, InFlight>,
+    /// Segments the driver knows.
+    attached: Vec<u64>,
+    /// Segments left behind, to be sealed when their last frame is durable.
+    sealing: VecDeque<IndexIdentity>,
+    /// Segment of the newest frame encoded, and number of its first frame.
+    segment: u64,
+    buffers: Vec<AlignedBuf>,
+    last_sync: Instant,
+    sync_wanted: bool,
+    was_idle_marked: bool,
+    is_closing: bool,
+    has_failed: bool,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        inbox: Receiver<ToWriter>,
+        driver: Box<dyn Driver>,
+        pipeline: Pipeline,
+    ) -> Writer {
+        let segment = shared.core().sequencer.active().sequence;
+        Writer {
+            shared,
+            inbox,
+            driver,
+            pipeline,
+            in_flight: BTreeMap::new(),
+            attached: Vec::new(),
+            sealing: VecDeque::new(),
+            segment,
+            buffers: Vec::new(),
+            last_sync: Instant::now(),
+            sync_wanted: false,
+            was_idle_marked: true,
+            is_closing: false,
+            has_failed: false,
+        }
+    }
+
+    /// Works until told to close and everything is done.
+    pub(crate) fn run(mut self) {
+        let mut done = Vec::new();
+        loop {
+            while let Ok(message) = self.inbox.try_recv() {
+                self.on_message(&message);
+            }
+            self.notice_poison();
+            self.submit_ready();
+            self.sync_if_due();
+            if !self.pipeline.is_idle() {
+                self.driver.poll(PollWait::AtMost(self.poll_limit()), &mut done);
+                self.on_completions(&mut done);
+            } else if self.is_closing && self.finish_closing() {
+                return;
+            } else if !self.has_work() {
+                self.sleep_idle();
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: &ToWriter) {
+        match message {
+            ToWriter::Wake => {}
+            ToWriter::Close => self.is_closing = true,
+        }
+    }
+
+    /// A failure elsewhere (the helper's, a directory that is gone) ends the writing as one of its own would.
+    fn notice_poison(&mut self) {
+        if !self.has_failed && self.shared.core().poison.is_some() {
+            self.fail(None);
+        }
+    }
+
+    /// Submits frames as long as the pipeline takes them.
+    fn submit_ready(&mut self) {
+        while let Some((frame, queued_since)) = self.next_frame() {
+            if let Err(error) = self.submit(frame, queued_since) {
+                return self.fail(Some(error));
+            }
+            if self.has_work() {
+                // Before the next frame is encoded, this one goes to the kernel.
+                let mut done = Vec::new();
+                self.driver.poll(PollWait::No, &mut done);
+                self.on_completions(&mut done);
+            }
+        }
+    }
+
+    /// Takes the next frame if it may go now; else says under the lock what is worth waking up for.
+    fn next_frame(&mut self) -> Option<(Frame, Option<Instant>)> {
+        if self.has_failed {
+            return None;
+        }
+        let linger = self.shared.config.linger;
+        let mut core = self.shared.core();
+        let may_go = core.sequencer.peek_frame().is_some_and(|(bytes, alone)| {
+            let full = core.sequencer.has_closed();
+            let lingers = !full && core.pending_since.is_some_and(|since| since.elapsed() < linger) && !self.is_closing;
+            self.pipeline.admits(bytes, alone) && (full || !self.pipeline.gathers(bytes)) && !lingers
+        });
+        if !may_go {
+            let room = self.pipeline.admits(crate::engine::pipeline::GATHER_BYTES, false);
+            let worth_bytes = if room { crate::engine::pipeline::GATHER_BYTES } else { u64::MAX };
+            core.writer = match self.pipeline.is_idle() {
+                true => WriterState::Awake,
+                false => WriterState::Waiting { worth_bytes },
+            };
+            return None;
+        }
+        core.writer = WriterState::Awake;
+        let frame = core.sequencer.take_frame()?;
+        let queued_since =
+            if core.sequencer.peek_frame().is_none() { core.pending_since.take() } else { core.pending_since };
+        Some((frame, queued_since))
+    }
+
+    fn submit(&mut self, frame: Frame, queued_since: Option<Instant>) -> Result<(), Error> {
+        let started = Instant::now();
+        if frame.plot.sequence != self.segment {
+            self.leave_segment(&frame);
+        }
+        self.attach(frame.plot.sequence)?;
+        let bytes = frame.padded_bytes() as usize;
+        let mut buffer = self.take_buffer(bytes);
+        self.pipeline.encode(&frame, &mut buffer[..bytes]);
+        let submitted_at = Instant::now();
+        let stats = FrameStats {
+            is_data: frame.kind == FrameKind::Data,
+            is_mark: frame.kind == FrameKind::Mark,
+            entries: frame.entry_count.into(),
+            payload_bytes: frame.payload_bytes(),
+            padded_bytes: bytes as u64,
+            queue_wait_ns: queued_since.map_or(0, |since| started.duration_since(since).as_nanos() as u64),
+            encode_ns: submitted_at.duration_since(started).as_nanos() as u64,
+            write_ns: 0,
+        };
+        self.was_idle_marked = frame.kind != FrameKind::Data;
+        self.in_flight.insert(frame.number, InFlight { stats, submitted_at, segment: frame.plot.sequence });
+        let (token, file, offset) = (frame.number, frame.plot.sequence, frame.offset);
+        self.driver.submit(Operation::Write { token, file, offset, buffer, bytes });
+        Ok(())
+    }
+
+    /// The frame begins a new segment: the one before it will be sealed.
+    fn leave_segment(&mut self, frame: &Frame) {
+        let core = self.shared.core();
+        let left = core.sequencer.ledger.ranges.iter().rev().find(|range| range.sequence + 1 == frame.plot.sequence);
+        if let (Some(left), Some(handle)) = (left, core.handles.get(&self.segment)) {
+            self.sealing.push_back(IndexIdentity {
+                log_id: self.shared.log_id,
+                sequence: left.sequence,
+                salt: handle.header.salt,
+                last_head_checksum: self.pipeline.chain(),
+                first_frame: left.first_frame,
+                last_frame: frame.number - 1,
+            });
+        }
+        drop(core);
+        self.segment = frame.plot.sequence;
+        self.sync_wanted |= self.shared.config.durability != Durability::Sync;
+        self.shared.count(&self.shared.meter.rolls);
+        tracing::debug!(sequence = self.segment, "rolled");
+        let mut core = self.shared.core();
+        core.slot_due = Some(self.pipeline.progress().durable);
+        self.shared.want_spare(&mut core);
+    }
+
+    fn attach(&mut self, sequence: u64) -> Result<(), Error> {
+        if self.attached.contains(&sequence) {
+            return Ok(());
+        }
+        let path = self.shared.disk.path_of(&names::segment(sequence));
+        let file = self.shared.core().files.get(&sequence).cloned();
+        let file = file.ok_or_else(|| Error::io("find", &path)(std::io::ErrorKind::NotFound.into()))?;
+        self.driver.attach(sequence, file).map_err(Error::io("attach", &path))?;
+        self.attached.push(sequence);
+        Ok(())
+    }
+
+    fn take_buffer(&mut self, bytes: usize) -> AlignedBuf {
+        let fits = self.buffers.iter().position(|buffer| buffer.len() >= bytes);
+        fits.map_or_else(|| AlignedBuf::zeroed(bytes), |at| self.buffers.swap_remove(at))
+    }
+
+    fn return_buffer(&mut self, buffer: AlignedBuf) {
+        // A rare giant is not kept.
+        if self.buffers.len() < BUFFERS_MAX && buffer.len() as u64 <= 2 * self.shared.config.frame_bytes_max {
+            self.buffers.push(buffer);
+        }
+    }
+
+    fn on_completions(&mut self, done: &mut Vec<Completion>) {
+        let before = self.pipeline.progress();
+        for completion in done.drain(..) {
+            if let Some(buffer) = completion.buffer {
+                self.return_buffer(buffer);
+            }
+            match (completion.result, completion.token) {
+                (Ok(()), SYNC_TOKEN) => self.on_synced(),
+                (Ok(()), number) => self.on_written(number),
+                (Err(source), SYNC_TOKEN) => {
+                    let path = self.shared.disk.path().to_path_buf();
+                    self.pipeline.on_sync_failed();
+                    self.fail(Some(Error::Io { action: "sync a segment in", path, source }));
+                }
+                (Err(source), number) => {
+                    let segment = self.in_flight.remove(&number).map_or(self.segment, |flight| flight.segment);
+                    self.pipeline.on_failed(number);
+                    let path = self.shared.disk.path_of(&names::segment(segment));
+                    self.fail(Some(Error::Io { action: "write a frame to", path, source }));
+                }
+            }
+        }
+        let progress = self.pipeline.progress();
+        if progress != before && !self.has_failed {
+            self.settle(progress);
+        }
+    }
+
+    fn on_written(&mut self, number: u64) {
+        self.pipeline.on_written(number);
+        if let Some(flight) = self.in_flight.remove(&number) {
+            let write_ns = flight.submitted_at.elapsed().as_nanos() as u64;
+            self.shared.meter.record_frame(&FrameStats { write_ns, ..flight.stats });
+        }
+    }
+
+    fn on_synced(&mut self) {
+        self.pipeline.on_synced();
+        if !self.pipeline.is_syncing() {
+            // Where syncs are apart, a mark follows a completed one.
+            self.was_idle_marked = false;
+            self.shared.count(&self.shared.meter.syncs);
+        }
+    }
+
+    /// Moves the watermarks everyone sees and settles what they cover.
+    fn settle(&mut self, progress: Progress) {
+        let mut ready = Vec::new();
+        let mut syncs = Vec::new();
+        let shared = self.shared.clone();
+        {
+            let mut core = shared.core();
+            core.sequencer.on_acknowledged(progress.written);
+            core.sequencer.on_durable(progress.durable);
+            while let Some(waiting) = core.waiting.pop_front_if(|waiting| waiting.number <= progress.written) {
+                ready.push(waiting);
+            }
+            while let Some((_, ticket)) = core.syncs.pop_front_if(|(number, _)| *number <= progress.durable) {
+                syncs.push(ticket);
+            }
+            core.tail.evict(progress.written);
+            core.notify_subscribers(|subscriber| {
+                subscriber.on_durable(progress.durable);
+                subscriber.waits_for_durable()
+            });
+            self.shared.notify_room(&mut core);
+            self.seal_ready(&mut core, progress.durable);
+            if core.sequencer.droppable().is_some() {
+                self.shared.wake_helper();
+            }
+        }
+        let now_ns = self.shared.now_ns();
+        syncs.iter().for_each(|ticket| ticket.settle(Fate::Acknowledged, 0));
+        ready.into_iter().for_each(|waiting| settle_one(waiting, Fate::Acknowledged, now_ns, || Ok(())));
+    }
+
+    /// Hands segments whose last frame is durable to the helper; nothing will be written to them any more.
+    fn seal_ready(&mut self, core: &mut super::core::Core, durable: u64) {
+        while let Some(identity) = self.sealing.pop_front_if(|identity| identity.last_frame <= durable) {
+            self.driver.detach(identity.sequence);
+            self.attached.retain(|&sequence| sequence != identity.sequence);
+            core.files.remove(&identity.sequence);
+            core.to_seal.push_back(identity);
+            self.shared.wake_helper();
+        }
+    }
+
+    /// Fails everything that is not acknowledged, once, with the first cause.
+    fn fail(&mut self, cause: Option<Error>) {
+        self.pipeline.poison();
+        let (waiting, syncs, cause) = {
+            let mut core = self.shared.core();
+            if let Some(cause) = cause {
+                self.shared.poison(&mut core, cause);
+            }
+            core.writer = WriterState::Awake;
+            (std::mem::take(&mut core.waiting), std::mem::take(&mut core.syncs), core.poison.clone())
+        };
+        self.has_failed = true;
+        let Some(cause) = cause else { return };
+        syncs.iter().for_each(|(_, ticket)| ticket.settle(Fate::Failed, 0));
+        for waiting in waiting {
+            settle_one(waiting, Fate::Failed, 0, || Err(Error::Poisoned(cause.clone())));
+        }
+    }
+
+    /// Begins a sync where one is due: asked for, by the timer, at a roll, before something may follow an open frame.
+    fn sync_if_due(&mut self) {
+        let by_timer = match self.shared.config.durability {
+            Durability::Interval(every) => self.last_sync.elapsed() >= every,
+            Durability::Sync | Durability::None => false,
+        };
+        let asked = self.sync_wanted || self.is_closing || self.pipeline.barrier_waits() || self.sync_asked();
+        if !(asked && self.pipeline.has_unsynced() || by_timer && self.pipeline.wants_sync()) {
+            return;
+        }
+        if let Some(segments) = self.pipeline.begin_sync() {
+            self.last_sync = Instant::now();
+            self.sync_wanted = false;
+            for file in segments {
+                self.driver.submit(Operation::Sync { token: SYNC_TOKEN, file });
+            }
+        }
+    }
+
+    fn sync_asked(&self) -> bool {
+        !self.shared.core().syncs.is_empty()
+    }
+
+    fn poll_limit(&self) -> Duration {
+        self.until_sync().map_or(POLL_MAX, |until| until.min(POLL_MAX))
+    }
+
+    /// Time to the next timed sync, if something waits for it.
+    fn until_sync(&self) -> Option<Duration> {
+        match self.shared.config.durability {
+            Durability::Interval(every) if self.pipeline.wants_sync() && !self.pipeline.is_syncing() => {
+                Some(every.saturating_sub(self.last_sync.elapsed()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the next frame could be submitted now.
+    fn has_work(&self) -> bool {
+        let core = self.shared.core();
+        let ready = core.sequencer.peek_frame().is_some_and(|(bytes, alone)| {
+            self.pipeline.admits(bytes, alone) && (core.sequencer.has_closed() || !self.pipeline.gathers(bytes))
+        });
+        let wants_sync = !core.syncs.is_empty() && self.pipeline.has_unsynced();
+        !self.has_failed && (ready || wants_sync)
+    }
+
+    /// Nothing is in flight and nothing to submit: sleeps until a message comes or something is due by time.
+    fn sleep_idle(&mut self) {
+        if let Wait::Spin(limit) = self.shared.config.wait
+            && self.spin_idle(limit)
+        {
+            return;
+        }
+        let limit = {
+            let mut core = self.shared.core();
+            let pending = core.pending_since.filter(|_| core.sequencer.peek_frame().is_some() && !self.has_failed);
+            if pending.is_some() && self.shared.config.linger.is_zero() {
+                return;
+            }
+            core.writer = WriterState::Idle;
+            let lingering = pending.map(|since| self.shared.config.linger.saturating_sub(since.elapsed()));
+            let mark = (!self.was_idle_marked).then_some(self.shared.config.idle_mark_after);
+            [lingering, mark, self.until_sync()].into_iter().flatten().min()
+        };
+        let message = match limit {
+            Some(limit) => self.inbox.recv_timeout(limit),
+            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        self.shared.core().writer = WriterState::Awake;
+        match message {
+            Ok(message) => self.on_message(&message),
+            Err(RecvTimeoutError::Timeout) => self.on_idle_tick(),
+            Err(RecvTimeoutError::Disconnected) => self.is_closing = true,
+        }
+    }
+
+    /// Looks for something to do for a while before sleeping; `true` if there is.
+    fn spin_idle(&mut self, limit: Duration) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            if !self.inbox.is_empty() || self.has_work() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
+    /// Nothing happened for a while: prove the last entries durable with a mark, and look whether the directory stands.
+    fn on_idle_tick(&mut self) {
+        if self.has_failed || self.was_idle_marked || self.until_sync().is_some() || self.has_pending() {
+            return;
+        }
+        if !self.shared.disk.is_in_place() {
+            let path = self.shared.disk.path().to_path_buf();
+            return self.fail(Some(Error::DirectoryGone { path }));
+        }
+        self.mark();
+    }
+
+    fn has_pending(&self) -> bool {
+        self.shared.core().sequencer.peek_frame().is_some()
+    }
+
+    /// Writes a mark, if everything is durable and the last frame is none; the slots repeat it.
+    fn mark(&mut self) {
+        self.was_idle_marked = true;
+        let progress = self.pipeline.progress();
+        if progress.durable < progress.written {
+            return;
+        }
+        self.shared.core().sequencer.add_mark();
+        self.submit_ready();
+        let mut done = Vec::new();
+        while !self.pipeline.is_idle() {
+            self.driver.poll(PollWait::AtMost(POLL_MAX), &mut done);
+            self.on_completions(&mut done);
+        }
+        self.shared.core().slot_due = Some(self.pipeline.progress().durable);
+        self.shared.wake_helper();
+    }
+
+    /// Drains, syncs and marks; `true` when nothing is left to do.
+    fn finish_closing(&mut self) -> bool {
+        if self.has_failed {
+            return true;
+        }
+        if self.has_pending() || self.pipeline.wants_sync() {
+            return false;
+        }
+        if !self.was_idle_marked {
+            self.mark();
+        }
+        true
+    }
+}
+
+/// Settles one frame: its waiters by one wake, then its callbacks.
+fn settle_one(waiting: Waiting, fate: Fate, now_ns: u64, result: impl Fn() -> Result<(), Error>) {
+    waiting.ticket.settle(fate, now_ns);
+    for callback in waiting.callbacks {
+        IN_CALLBACK.set(true);
+        // A panicking callback is its owner's bug: it must not take the log with it.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callback(result())));
+        IN_CALLBACK.set(false);
+        if outcome.is_err() {
+            tracing::error!("a completion callback panicked");
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// However the thread ends, nobody waits for it in vain.
+    fn drop(&mut self) {
+        let clean = self.is_closing && !self.has_failed && !std::thread::panicking();
+        if !clean && !self.has_failed {
+            let cause = Error::Io {
+                action: "go on writing to",
+                path: self.shared.disk.path().to_path_buf(),
+                source: std::io::Error::other("the writer thread ended unexpectedly"),
+            };
+            self.fail(Some(cause));
+        }
+    }
+}

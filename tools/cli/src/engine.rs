@@ -1,0 +1,132 @@
+//! The one place where the tool meets the library: what the bench asks of a log, in the bench's own words.
+//!
+//! Everything else in the tool goes through here, so a change of the library's interface is followed in one file.
+
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use hdrhistogram::Histogram;
+
+pub(crate) use ringwal::disk::AlignedBuf;
+use ringwal::{Batch, Log, LogState};
+pub(crate) use ringwal::{Config, Durability, IoChoice, Pending, SegmentInfo, SegmentRole, Wait};
+
+/// A log that is being measured. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Target {
+    log: Log,
+}
+
+/// What a log has counted since it was opened; the histograms cover the same time.
+pub(crate) struct Counters {
+    pub(crate) frames: u64,
+    pub(crate) entries: u64,
+    pub(crate) payload_bytes: u64,
+    pub(crate) written_bytes: u64,
+    /// Bytes per frame.
+    pub(crate) frame_bytes: Histogram<u64>,
+    /// Where the time went, in nanoseconds: queue wait, encode, write, wake.
+    pub(crate) stages_ns: [Histogram<u64>; 4],
+}
+
+impl Target {
+    /// Opens the log in `dir`, making it if it is not there.
+    pub(crate) fn open(dir: &Path, config: Config) -> Result<Target> {
+        let (log, _) = Log::open(dir, config).with_context(|| format!("cannot open the log in {}", dir.display()))?;
+        Ok(Target { log })
+    }
+
+    /// Appends and waits for the ack.
+    pub(crate) fn append(&self, payload: Bytes) -> Result<Range<u64>> {
+        let index = self.log.append(payload)?;
+        Ok(index..index.saturating_add(1))
+    }
+
+    /// Appends a batch and waits for its ack.
+    pub(crate) fn write(&self, payloads: impl Iterator<Item = Bytes>) -> Result<Range<u64>> {
+        Ok(self.log.write(batch(payloads))?)
+    }
+
+    /// Hands in a batch without waiting for its ack.
+    pub(crate) fn submit(&self, payloads: impl Iterator<Item = Bytes>) -> Result<Pending> {
+        Ok(self.log.submit(batch(payloads))?)
+    }
+
+    /// Drops everything up to and including `upto`.
+    pub(crate) fn compact(&self, upto: u64) -> Result<()> {
+        Ok(self.log.compact(upto)?)
+    }
+
+    /// Index of the last entry that was accepted.
+    pub(crate) fn last_index(&self) -> Option<u64> {
+        self.log.state().last.map(|(index, _)| index)
+    }
+
+    /// Index of the highest entry that was compacted away.
+    pub(crate) fn compacted_index(&self) -> Option<u64> {
+        self.log.state().compacted.map(|(index, _)| index)
+    }
+
+    /// Whether the next segment stands ready, so that nothing is being prepared.
+    pub(crate) fn spare_stands(&self) -> bool {
+        self.log.segments().iter().any(|segment| segment.role == SegmentRole::Spare)
+    }
+
+    /// Block size of the segment that is being written.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        let segments = self.log.segments();
+        let active = segments.iter().find(|segment| segment.role == SegmentRole::Active);
+        active.map_or(4096, |segment| u64::from(segment.block_bytes))
+    }
+
+    /// Who carries the writes, and why.
+    pub(crate) fn io_mode(&self) -> String {
+        self.log.io_mode().to_string()
+    }
+
+    /// What was counted since the open.
+    pub(crate) fn counters(&self) -> Counters {
+        let stats = self.log.stats();
+        Counters {
+            frames: stats.frames,
+            entries: stats.entries,
+            payload_bytes: stats.payload_bytes,
+            written_bytes: stats.written_bytes,
+            frame_bytes: stats.bytes_per_frame,
+            stages_ns: [stats.queue_wait_ns, stats.encode_ns, stats.write_ns, stats.wake_ns],
+        }
+    }
+
+    /// All entries in order: index and payload.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Result<(u64, Bytes)>> + use<> {
+        self.log.iter(..).map(|entry| entry.map(|entry| (entry.index, entry.command)).context("cannot read the log"))
+    }
+
+    /// Closes the log: drained, synced, marked.
+    pub(crate) fn close(self) -> Result<()> {
+        self.log.close().context("cannot close the log")
+    }
+}
+
+fn batch(payloads: impl Iterator<Item = Bytes>) -> Batch {
+    payloads.fold(Batch::new(), |batch, payload| batch.push(payload))
+}
+
+/// What a read-only look at a log shows.
+pub(crate) struct View {
+    pub(crate) state: LogState,
+    pub(crate) segments: Vec<SegmentInfo>,
+    pub(crate) meta: Vec<(Bytes, Bytes)>,
+    pub(crate) io_mode: String,
+}
+
+impl View {
+    /// Opens the log in `dir` read-only and takes one look.
+    pub(crate) fn open(dir: &Path) -> Result<View> {
+        let (log, _) = Log::open_read_only(dir)?;
+        let (state, segments, meta) = (log.state(), log.segments(), log.meta());
+        Ok(View { state, segments, meta, io_mode: log.io_mode().to_string() })
+    }
+}
