@@ -327,7 +327,7 @@ impl LocalLog {
             Ok(()) => drop(self.pipeline.on_written(token)),
             Err(source) => {
                 if token == SYNC_TOKEN {
-                    self.pipeline.poison();
+                    self.pipeline.on_sync_failed();
                 } else {
                     self.pipeline.on_failed(token);
                 }
@@ -526,11 +526,6 @@ impl LocalLog {
     /// noticed.
     pub fn witnessed(&self) -> u64 {
         self.witnessed
-    }
-
-    /// Frames in flight.
-    pub fn frames_in_flight(&self) -> usize {
-        self.pipeline.frames_in_flight()
     }
 
     /// Whether something is written and waits for a sync.
