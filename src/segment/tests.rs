@@ -1,0 +1,51 @@
+//! Damage that once broke a log, each as the crash explorer found it, by hand and small.
+//!
+//! They run a whole log in this thread ([`LocalLog`]) on a simulated disk: blocks of 512 bytes, segments of 24.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::config::{Config, Verify};
+use crate::disk::Disk;
+use crate::engine::sequencer::Request;
+use crate::entry::LogEntry;
+use crate::format::names;
+use crate::sim::{Class, Contents, LocalLog, Loose, LooseEnd, SimDisk};
+
+fn config() -> Config {
+    Config::default().block_bytes(Some(512)).segment_bytes(24 * 512).frame_bytes_max(512).lock_wait(Duration::ZERO)
+}
+
+fn open(disk: &SimDisk, seed: u64) -> LocalLog {
+    LocalLog::open(disk, config(), seed).unwrap()
+}
+
+fn entry(index: u64, term: u64, bytes: usize) -> Request {
+    Request::Entry(LogEntry::new(term, index, vec![index as u8; bytes]))
+}
+
+/// Has the batch acknowledged.
+fn append(log: &mut LocalLog, batch: &[Request]) {
+    log.submit(batch).unwrap();
+    log.drain().unwrap();
+}
+
+fn indexes(contents: &Contents) -> Vec<u64> {
+    contents.entries.iter().map(|entry| entry.index).collect()
+}
+
+#[test]
+fn an_open_frame_that_rolls_leaves_room_for_what_follows_it() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    log.prepare_spare().unwrap();
+    // A clean end in the last block of segment 1: the open frame of the next life begins segment 2.
+    while log.active_segment() == 1 && log.tail() < 23 * 512 {
+        append(&mut log, &[Request::PutMeta(Bytes::from_static(b"k"), Bytes::from_static(b"v"))]);
+    }
+    log.close().unwrap();
+    let mut log = open(&disk, 2);
+    append(&mut log, &[Request::Push(Bytes::from_static(b"first"))]);
+    assert_eq!((log.active_segment(), indexes(&log.contents().unwrap())), (2, vec![1]));
+}
