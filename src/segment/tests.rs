@@ -36,6 +36,45 @@ fn indexes(contents: &Contents) -> Vec<u64> {
 }
 
 #[test]
+fn a_compaction_among_entries_of_dropped_or_unread_segments_is_replayed() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    // Segment 1 holds entries 1 and 2, segment 2 a compaction to 1, of a lower term than the last entry's.
+    append(&mut log, &[entry(1, 1, 5000)]);
+    append(&mut log, &[entry(2, 2, 5000)]);
+    append(&mut log, &[entry(3, 2, 5000)]);
+    append(&mut log, &[Request::Compact(1, None)]);
+    append(&mut log, &[entry(4, 2, 5000)]);
+    (5..8).for_each(|index| append(&mut log, &[entry(index, 2, 5000)]));
+    assert_eq!(log.active_segment(), 4, "segment 2 is not walked at open");
+    let expected = log.contents().unwrap();
+    log.close().unwrap();
+    assert!(disk.file_names().iter().all(|name| !name.ends_with(".idx")), "every index is made from its segment");
+    for verify in [Verify::Tail, Verify::Full] {
+        let log = LocalLog::open(&disk.copy_at_rest(), config().verify(verify), 2).unwrap();
+        assert_eq!(log.contents().unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_segment_that_empties_a_log_whose_first_segment_is_gone_is_replayed() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    append(&mut log, &[entry(1, 1, 5000)]);
+    append(&mut log, &[entry(2, 2, 5000)]);
+    // In segment 2 the log is emptied and begins elsewhere; then segment 1 is dropped.
+    append(&mut log, &[entry(3, 2, 5000)]);
+    append(&mut log, &[Request::Truncate(1), entry(50, 3, 10)]);
+    append(&mut log, &[Request::Compact(49, Some(3))]);
+    log.seal_one().unwrap();
+    assert!(log.drop_one().unwrap() && log.remove_dropped().unwrap());
+    let expected = log.contents().unwrap();
+    log.close().unwrap();
+    let log = LocalLog::open(&disk, config().verify(Verify::Full), 2).unwrap();
+    assert_eq!((log.contents().unwrap(), indexes(&expected)), (expected.clone(), vec![50]));
+}
+
+#[test]
 fn an_open_frame_that_rolls_leaves_room_for_what_follows_it() {
     let disk = SimDisk::manual(1);
     let mut log = open(&disk, 1);
