@@ -656,7 +656,9 @@ impl<'a> Recovery<'a> {
 
     /// Removes what interrupted work left behind. Only after the open frame: until then nothing was decided.
     fn clean_up(&mut self, listing: &Listing) -> Result<()> {
-        self.remove_temporaries(listing)?;
+        if !self.report.created {
+            self.remove_temporaries(listing)?;
+        }
         let first = self.segments[0].header.sequence;
         for &sequence in listing.segments.iter().filter(|&&sequence| sequence < first) {
             spare::remove(&**self.disk, sequence)?;

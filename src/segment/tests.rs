@@ -36,6 +36,13 @@ fn indexes(contents: &Contents) -> Vec<u64> {
 }
 
 #[test]
+fn a_crash_while_the_log_is_created_does_not_block_the_next_open() {
+    let disk = SimDisk::manual(1);
+    disk.write_file(&names::temporary(&names::segment(1)), &[0; 512]).unwrap();
+    assert_eq!(open(&disk, 1).contents().unwrap(), Contents::default());
+}
+
+#[test]
 fn a_compaction_among_entries_of_dropped_or_unread_segments_is_replayed() {
     let disk = SimDisk::manual(1);
     let mut log = open(&disk, 1);
