@@ -529,8 +529,10 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Step 5.
+    /// Step 5. Names first: a process killed in the middle of making a segment leaves a name that no directory sync
+    /// covers, and frames written there would be lost with it.
     fn make_durable(&mut self) -> Result<()> {
+        self.disk.sync_dir().map_err(Error::io("sync", self.disk.path()))?;
         let witnessed = self.replay.witnessed.max(self.slot.map_or(0, |slot| slot.watermark));
         let mut touched = Vec::new();
         for kept in std::mem::take(&mut self.unwitnessed) {

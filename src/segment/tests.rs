@@ -82,6 +82,23 @@ fn a_segment_that_empties_a_log_whose_first_segment_is_gone_is_replayed() {
 }
 
 #[test]
+fn a_spare_named_by_a_killed_process_keeps_its_name_when_the_power_fails_later() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    disk.start_recording();
+    log.prepare_spare().unwrap();
+    let renamed = disk
+        .take_recording()
+        .into_iter()
+        .find(|point| point.loose_ends().iter().any(|end| matches!(end.what, Loose::Renamed { .. })));
+    let killed = renamed.unwrap().kill(|_| unreachable!("nothing is in flight"));
+    let log = open(&killed, 2);
+    assert_eq!(log.segments(), [1, 2]);
+    let names = killed.crash(|_| Class::Absent).list().unwrap();
+    assert!(names.contains(&names::segment(2)), "frames may go to segment 2 now: {names:?}");
+}
+
+#[test]
 fn an_open_frame_that_rolls_leaves_room_for_what_follows_it() {
     let disk = SimDisk::manual(1);
     let mut log = open(&disk, 1);
