@@ -125,6 +125,7 @@ pub(crate) fn recover(request: &Request<'_>) -> Result<Recovered> {
     if !request.read_only {
         recovery.make_durable()?;
         recovery.decide()?;
+        recovery.clear_spares()?;
         recovery.clean_up(&listing)?;
     }
     recovery.finish(lock)
@@ -653,6 +654,25 @@ impl<'a> Recovery<'a> {
             self.replay.last = Some(head);
         }
         (self.end, self.tail) = (segment, offset + padded as u64);
+        Ok(())
+    }
+
+    /// Clears the first block of every segment behind the end in which a dead frame begins. The first frame of a segment
+    /// is what step 2 goes by: left there until this life's own frame lands on it, a dead one would be taken for it,
+    /// and for durable, as soon as the segment behind has a frame of this life.
+    fn clear_spares(&mut self) -> Result<()> {
+        for segment in self.end + 1..self.segments.len() {
+            if self.first_heads[segment].is_none() {
+                continue;
+            }
+            let (path, file) = (self.path(segment), &self.files[segment].file);
+            let block = self.segments[segment].block_bytes();
+            let zeros = AlignedBuf::zeroed(block as usize);
+            file.write_at(&zeros[..block as usize], block).map_err(Error::io("clear a spare in", &path))?;
+            if !self.durable_writes() {
+                file.sync().map_err(Error::io("sync", &path))?;
+            }
+        }
         Ok(())
     }
 

@@ -99,6 +99,37 @@ fn a_spare_named_by_a_killed_process_keeps_its_name_when_the_power_fails_later()
 }
 
 #[test]
+fn a_dead_first_frame_in_a_spare_is_not_taken_for_a_durable_one() {
+    let disk = SimDisk::manual(1);
+    let config = || config().spare_segments(3).frames_in_flight(3);
+    let kept_in = |segment, class: Class| {
+        move |end: &LooseEnd| match end.is_in_flight() && *end.file == *names::segment(segment) {
+            true => class.clone(),
+            false => Class::Absent,
+        }
+    };
+    let mut log = LocalLog::open(&disk, config(), 1).unwrap();
+    while log.prepare_spare().unwrap() {}
+    append(&mut log, &[entry(1, 1, 5000)]);
+    // Frame 3 fills segment 1 and is lost; frame 4, in flight with it, begins segment 2 and is kept.
+    log.submit(&[entry(2, 1, 5000)]).unwrap();
+    log.submit(&[entry(3, 1, 5000)]).unwrap();
+    log.pump().unwrap();
+    let disk = disk.crash(kept_in(2, Class::Whole));
+    // The next life has its own frames 3 to 5 in segment 1, all durable. Then two rolls are in flight at once, and
+    // only the second gets to the disk.
+    let mut log = LocalLog::open(&disk, config(), 2).unwrap();
+    append(&mut log, &[entry(2, 1, 10)]);
+    append(&mut log, &[entry(3, 1, 10)]);
+    log.submit(&[entry(4, 1, 5900)]).unwrap();
+    log.submit(&[entry(5, 1, 5900)]).unwrap();
+    log.pump().unwrap();
+    assert_eq!((log.progress().1, log.active_segment()), (5, 3));
+    let log = LocalLog::open(&disk.crash(kept_in(3, Class::Head)), config(), 3).unwrap();
+    assert_eq!(indexes(&log.contents().unwrap()), [1, 2, 3]);
+}
+
+#[test]
 fn an_open_frame_that_rolls_leaves_room_for_what_follows_it() {
     let disk = SimDisk::manual(1);
     let mut log = open(&disk, 1);
