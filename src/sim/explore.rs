@@ -261,7 +261,7 @@ mod tests {
             self.0.set(self.0.get() + 1);
             let log = LocalLog::open(image, config.clone(), 1).map_err(|error| error.to_string())?;
             let found = log.contents().map_err(|error| error.to_string())?;
-            if found == *expected { Ok(self.0.get() % 2 == 0) } else { Err(format!("{found:?}")) }
+            if found == *expected { Ok(self.0.get().is_multiple_of(2)) } else { Err(format!("{found:?}")) }
         }
     }
 

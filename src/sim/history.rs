@@ -19,7 +19,7 @@ use super::disk::SimDisk;
 use super::explore::{RealCheck, Summary, Violation};
 use super::fault::EIO;
 use super::judge::{Finding, Judge, Tale};
-use super::local::LocalLog;
+use super::local::{LocalLog, SYNC_TOKEN};
 use super::model::{Fitting, Model, Refused};
 use super::rng::Rng;
 use crate::config::{Config, Durability, SEGMENT_BLOCKS_MIN};
@@ -73,8 +73,8 @@ enum Step {
     Submit { frame: u64, batch: Vec<Request> },
     Refused { why: Refused, batch: Vec<Request> },
     Pump,
-    Complete { frame: u64 },
-    Fail { frame: u64 },
+    Complete { token: u64 },
+    Fail { token: u64 },
     Collect,
     Spare,
     Seal,
@@ -320,7 +320,7 @@ impl<'a> History<'a> {
         let mut ids = self.sim.in_flight();
         for _ in 0..count.min(ids.len()) {
             let one = ids.swap_remove(self.rng.below(ids.len()));
-            self.trace.push(Step::Complete { frame: one.token });
+            self.trace.push(Step::Complete { token: one.token });
             self.sim.complete(one.id);
         }
         self.trace.push(Step::Collect);
@@ -332,7 +332,7 @@ impl<'a> History<'a> {
     fn fail(&mut self, log: &mut LocalLog) -> Result<bool, Finding> {
         let operations = self.sim.in_flight();
         let one = &operations[self.rng.below(operations.len())];
-        self.trace.push(Step::Fail { frame: one.token });
+        self.trace.push(Step::Fail { token: one.token });
         self.judge.summary.poisoned += 1;
         let lands = Class::random(one.bytes.div_ceil(512), &mut self.rng);
         self.sim.complete_failing(one.id, EIO, lands);
@@ -510,12 +510,20 @@ impl Step {
     /// The step in a line, payloads by their length only.
     fn told(&self) -> String {
         match self {
+            Step::Open { life, kept } => format!("Open for life {life}, {kept} entries kept"),
             Step::Submit { frame, batch } => format!("Submit into frame {frame}: {}", told(batch)),
             Step::Refused { why, batch } => format!("Refused, {why:?}: {}", told(batch)),
+            Step::Complete { token } => format!("Complete {}", told_operation(*token)),
+            Step::Fail { token } => format!("Fail {}", told_operation(*token)),
             Step::PowerFails { fates } => format!("PowerFails:\n{fates}"),
+            Step::Killed { story } => format!("Killed: {story}"),
             other => format!("{other:?}"),
         }
     }
+}
+
+fn told_operation(token: u64) -> String {
+    if token == SYNC_TOKEN { "a sync".into() } else { format!("frame {token}") }
 }
 
 fn told(batch: &[Request]) -> String {

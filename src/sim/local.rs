@@ -37,7 +37,7 @@ use crate::segment::sealed::{self, SegmentHandle};
 use crate::segment::spare::{self, OpenSegment};
 
 /// The token of every sync; those of writes are frame numbers.
-const SYNC_TOKEN: u64 = u64::MAX;
+pub(super) const SYNC_TOKEN: u64 = u64::MAX;
 
 /// Everything a log holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
