@@ -82,7 +82,11 @@ impl LockFile {
         // Only for messages: whether it reaches the disk does not matter.
         let mut line = [0; HOLDER_BYTES_MAX];
         line[..text.len()].copy_from_slice(text.as_bytes());
-        file.write_at(&line, HOLDER_OFFSET).map_err(Error::io("write", &path))?;
+        match file.write_at(&line, HOLDER_OFFSET).map_err(Error::io("write", &path)) {
+            // A log on a full disk opens all the same.
+            Err(error) if !error.is_out_of_space() => return Err(error),
+            _ => {}
+        }
         Ok(LockFile { file, disk: disk.clone(), next_slot: AtomicUsize::new(0) })
     }
 
