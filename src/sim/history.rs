@@ -125,7 +125,6 @@ impl<'a> History<'a> {
         let block = config.block_bytes.unwrap_or(512);
         let batch_max = batch_bytes_max(config.segment_bytes, block) as usize;
         let sim = SimDisk::manual(rng.next_u64());
-        sim.set_capacity(temper.room.map(|segments| segments * config.segment_bytes + SMALL_FILES_BYTES));
         let mut history = History {
             seed,
             temper,
@@ -162,6 +161,8 @@ impl<'a> History<'a> {
             if self.temper.is_mixed {
                 self.judge.config.block_bytes = Some([512, 1024][self.rng.below(2)]);
             }
+            let bytes = |segments| segments * self.judge.config.segment_bytes + SMALL_FILES_BYTES;
+            self.sim.set_capacity(self.temper.room.map(bytes));
             let (mut log, version, inside) = self.judge.revive(&self.sim, &self.tale, floor)?;
             let before = self.tale.clone();
             self.tale.restart(version, &log);
