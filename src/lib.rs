@@ -54,7 +54,7 @@
 //!
 //! | module | what | public |
 //! |---|---|---|
-//! | [`format`] | bytes to values and back; the specification of the files | yes |
+//! | [`mod@format`] | bytes to values and back; the specification of the files | yes |
 //! | `engine` | the decisions, without I/O, clock or threads | no |
 //! | [`disk`] | a directory of files and the drivers that write to it | yes |
 //! | `segment` | segments on a disk: recovery, spares, reading | no |

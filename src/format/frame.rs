@@ -33,7 +33,7 @@
 //! one entry can be proved alone. A frame is **whole** when all of these verify and every padding byte is zero.
 //!
 //! A head is verified alone, before its length is believed. This module does not know whether a frame belongs where it
-//! was found: [`crate::engine::recovery`] does.
+//! was found: recovery does.
 
 use std::ops::Range;
 
