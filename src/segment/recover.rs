@@ -10,9 +10,10 @@
 //! 4. **Torn or corrupt**: one head behind the end whose watermark covers the missing frame is enough for an error.
 //! 5. **Make durable** what is kept and not witnessed: a killed process leaves writes in the device's cache, and a
 //!    failed sync leaves pages that read back but never reached the disk. Without this, a second crash could lose what
-//!    the first recovery showed.
-//! 6. **Save** what is cut, **then decide** with an open frame, synced. Only then are left-overs removed and the log
-//!    handed out. A second recovery decides the same.
+//!    the first recovery showed. The same goes for names: the directory is synced.
+//! 6. **Save** what is cut, **then decide** with an open frame, synced. Only then are dead first frames cleared from the
+//!    spares behind (step 2 of a later recovery would go by them), left-overs removed and the log handed out. A second
+//!    recovery decides the same.
 //!
 //! A read-only recovery takes no lock, writes nothing and stops after step 4.
 
