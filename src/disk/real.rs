@@ -105,6 +105,7 @@ impl RealDisk {
         let create = OFlags::RDWR | OFlags::CREATE;
         match access {
             Access::Read => OFlags::RDONLY,
+            Access::ReadWrite => OFlags::RDWR,
             Access::ReadDirect => OFlags::RDONLY | direct,
             Access::Segment { durable: true } => OFlags::RDWR | OFlags::DSYNC | direct,
             Access::Segment { durable: false } => OFlags::RDWR | direct,

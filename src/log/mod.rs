@@ -114,7 +114,8 @@ struct Handle {
     reads: OnceLock<Sender<ReadJob>>,
 }
 
-/// A read for the reader thread.
+/// A read, and how it is handed to the reader thread.
+type Read<T> = Box<dyn FnOnce(&Shared) -> Result<T> + Send>;
 type ReadJob = Box<dyn FnOnce(&Shared) + Send>;
 
 impl Log {
@@ -277,11 +278,7 @@ impl Log {
     /// # Errors
     ///
     /// Those of [`Log::submit`]; `done` is not called then.
-    pub fn submit_with(
-        &self,
-        batch: Batch,
-        done: impl FnOnce(Result<()>) + Send + 'static,
-    ) -> Result<Range<u64>> {
+    pub fn submit_with(&self, batch: Batch, done: impl FnOnce(Result<()>) + Send + 'static) -> Result<Range<u64>> {
         self.check_may_block()?;
         let mut intake = Intake { callback: Some(Box::new(done)), ..Intake::default() };
         loop {
@@ -554,10 +551,7 @@ impl Log {
     }
 
     /// Runs a read on the reader thread, which is started by the first one.
-    fn on_reader_thread<T: Send + 'static>(
-        &self,
-        read: Box<dyn FnOnce(&Shared) -> Result<T> + Send>,
-    ) -> impl Future<Output = Result<T>> + Send + use<T> {
+    fn on_reader_thread<T: Send + 'static>(&self, read: Read<T>) -> impl Future<Output = Result<T>> + Send + use<T> {
         let answer = Arc::new(pending::Answer::default());
         let theirs = answer.clone();
         let job: ReadJob = Box::new(move |shared| theirs.give(read(shared)));

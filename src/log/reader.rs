@@ -175,9 +175,12 @@ fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec
         let live = core.sequencer.ledger.ranges.locate(range.start).map_or(range.start + 1, |found| found.live.end);
         let end = end.min(live).min(range.start + RUN_ENTRIES);
         let index = core.sequencer.ledger.indexes.get(&sequence);
-        (handle, index.map_or(Offsets::InFile(range.start..end), |index| {
-            Offsets::Known((range.start..end).map_while(|at| index.offset_of(at)).collect())
-        }))
+        (
+            handle,
+            index.map_or(Offsets::InFile(range.start..end), |index| {
+                Offsets::Known((range.start..end).map_while(|at| index.offset_of(at)).collect())
+            }),
+        )
     };
     let offsets = match offsets {
         Offsets::Known(offsets) => offsets,
