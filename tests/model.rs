@@ -10,9 +10,12 @@ mod model;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use common::{FOR_EVER, Place, block_on, small, tiny, within};
+use common::{FOR_EVER, Place, block_on, eventually, small, tiny, within};
 use model::{Model, Op};
 use proptest::prelude::*;
 use proptest::test_runner::{Config as RunConfig, RngAlgorithm, TestRng, TestRunner};
@@ -50,7 +53,11 @@ enum How {
 enum Step {
     Batch(Vec<Draft>, How),
     Sync,
-    Reopen { is_closed: bool, verify: Verify, tail_cache_bytes: u64 },
+    Reopen {
+        is_closed: bool,
+        verify: Verify,
+        tail_cache_bytes: u64,
+    },
     /// Power failure; on a real disk and in weak durabilities a reopening only.
     Crash(u64),
 }
@@ -159,7 +166,7 @@ fn try_submit(log: &Log, mut batch: Batch) -> Result<Range<u64>, Error> {
             Err((Error::Busy, back)) => batch = back,
             Err((error, _)) => return Err(error),
         }
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -285,7 +292,10 @@ impl Run {
         assert_eq!(back, forth);
         let half = first + (next - first) / 2;
         let part: Vec<LogEntry> = log.iter(first + 1..=half).map(Result::unwrap).collect();
-        assert_eq!(part, forth.iter().filter(|entry| (first + 1..=half).contains(&entry.index)).cloned().collect::<Vec<_>>());
+        assert_eq!(
+            part,
+            forth.iter().filter(|entry| (first + 1..=half).contains(&entry.index)).cloned().collect::<Vec<_>>()
+        );
         assert_eq!(log.get_entries(next..next, 10).unwrap(), []);
         assert!(matches!(log.get_entries(next..next + 3, 10), Err(Error::NotWritten { .. })));
         if first < next {
@@ -344,13 +354,104 @@ macro_rules! models {
 }
 
 models! {
-    uring_agrees_in_sync: 4, 100, Durability::Sync, small(), |_| Place::uring();
-    uring_agrees_in_interval: 3, 100, INTERVAL, small(), |_| Place::uring();
-    uring_agrees_in_none: 3, 100, Durability::None, small(), |_| Place::uring();
-    system_calls_agree_in_sync: 4, 100, Durability::Sync, small(), |_| Place::syscall();
-    system_calls_agree_in_interval: 3, 100, INTERVAL, small(), |_| Place::syscall();
-    system_calls_agree_in_none: 3, 100, Durability::None, small(), |_| Place::syscall();
-    simulated_disk_agrees_in_sync: 40, 300, Durability::Sync, tiny(), Place::sim;
-    simulated_disk_agrees_in_interval: 25, 300, INTERVAL, tiny(), Place::sim;
-    simulated_disk_agrees_in_none: 25, 300, Durability::None, tiny(), Place::sim;
+    uring_agrees_in_sync: 16, 150, Durability::Sync, small(), |_| Place::uring();
+    uring_agrees_in_interval: 10, 150, INTERVAL, small(), |_| Place::uring();
+    uring_agrees_in_none: 10, 150, Durability::None, small(), |_| Place::uring();
+    system_calls_agree_in_sync: 16, 150, Durability::Sync, small(), |_| Place::syscall();
+    system_calls_agree_in_interval: 10, 150, INTERVAL, small(), |_| Place::syscall();
+    system_calls_agree_in_none: 10, 150, Durability::None, small(), |_| Place::syscall();
+    simulated_disk_agrees_in_sync: 250, 300, Durability::Sync, tiny(), Place::sim;
+    simulated_disk_agrees_in_interval: 150, 300, INTERVAL, tiny(), Place::sim;
+    simulated_disk_agrees_in_none: 150, 300, Durability::None, tiny(), Place::sim;
+}
+
+/// What one producer was told: the indexes of each of its batches, and their payloads.
+type Acked = Vec<(Range<u64>, Vec<Vec<u8>>)>;
+
+/// Puts batches of one to three entries in, three at a time, some by one call, some by another.
+fn produce(log: &Log, name: usize) -> Acked {
+    let mut acked = Acked::new();
+    for round in 0..20 {
+        let payloads = |part: usize| -> Vec<Vec<u8>> {
+            (0..1 + (name + round + part) % 3)
+                .map(|nth| format!("{name}/{round}/{part}/{nth}").repeat(1 + round % 7).into_bytes())
+                .collect()
+        };
+        let batch = |part| payloads(part).into_iter().fold(Batch::new(), |batch, payload| batch.push(payload));
+        let pending = log.submit(batch(0)).unwrap();
+        let task = log.write_async(batch(1));
+        acked.push((pending.indexes(), payloads(0)));
+        acked.push((log.write(batch(2)).unwrap(), payloads(2)));
+        acked.push((block_on(task).unwrap(), payloads(1)));
+        pending.wait().unwrap();
+    }
+    acked
+}
+
+/// Each acknowledged entry that is not compacted is there; together they are all there is.
+fn check_acked(log: &Log, all: &[Acked]) {
+    let first = log.state().first;
+    let mut indexes = Vec::new();
+    for (range, payloads) in all.iter().flatten() {
+        assert_eq!(range.end - range.start, payloads.len() as u64);
+        for (index, payload) in range.clone().zip(payloads) {
+            indexes.push(index);
+            match log.get(index) {
+                Ok(entry) => assert_eq!(entry.command, *payload),
+                Err(error) => assert!(matches!(error, Error::Compacted { .. }) && index < first, "{index}: {error}"),
+            }
+        }
+    }
+    indexes.sort_unstable();
+    assert_eq!(indexes, (1..=indexes.len() as u64).collect::<Vec<_>>(), "each index went to one entry");
+    assert_eq!(log.state().last.map(|(last, _)| last), Some(indexes.len() as u64));
+}
+
+fn many_producers(place: Place, config: Config) {
+    let log = place.open(config.clone());
+    let is_done = Arc::new(AtomicBool::new(false));
+    let compactor = {
+        let (log, is_done) = (log.clone(), is_done.clone());
+        thread::spawn(move || {
+            while !is_done.load(Ordering::Relaxed) {
+                match log.state().last {
+                    Some((last, _)) if last > 60 => log.compact(last - 50).unwrap(),
+                    _ => thread::yield_now(),
+                }
+            }
+        })
+    };
+    let producers: Vec<_> = (0..4)
+        .map(|name| {
+            let log = log.clone();
+            thread::spawn(move || produce(&log, name))
+        })
+        .collect();
+    let all: Vec<Acked> = producers.into_iter().map(|producer| producer.join().unwrap()).collect();
+    is_done.store(true, Ordering::Relaxed);
+    compactor.join().unwrap();
+    // One producer's synchronous batches came in order.
+    for acked in &all {
+        let in_order: Vec<u64> = acked.iter().step_by(3).map(|(range, _)| range.start).collect();
+        assert!(in_order.is_sorted(), "{in_order:?}");
+    }
+    check_acked(&log, &all);
+    log.compact(log.state().last.unwrap().0 - 10).unwrap();
+    log.sync().unwrap();
+    eventually("the log rolls and drops", || log.stats().rolls > 0 && log.stats().drops > 0);
+    log.close().unwrap();
+    let log = place.open(config);
+    assert!(log.state().compacted.is_some());
+    check_acked(&log, &all);
+}
+
+#[test]
+fn producers_at_once_all_get_what_they_were_acknowledged() {
+    for durability in [Durability::Sync, INTERVAL, Durability::None] {
+        for place in [Place::uring(), Place::syscall(), Place::sim(seed())] {
+            let config = if matches!(place, Place::Sim(_)) { tiny() } else { small() };
+            let config = config.durability(durability).tail_cache_bytes(2000);
+            within("a run of producers", move || many_producers(place, config));
+        }
+    }
 }
