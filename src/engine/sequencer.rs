@@ -115,11 +115,30 @@ impl Frame {
 #[derive(Clone, Copy, Debug)]
 struct Digest {
     number: u64,
-    next: Option<u64>,
-    /// Lowest index that the frame truncated.
-    truncated: Option<u64>,
+    end: Option<End>,
+    /// Where the frame's lowest truncation leaves the log.
+    truncated: Option<End>,
     compacted: Option<u64>,
     bytes: u64,
+}
+
+/// Where a log of entries ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Index that follows.
+    pub(crate) next: u64,
+    /// Term of the last entry before it, or of the compaction point.
+    pub(crate) last_term: u64,
+}
+
+impl End {
+    fn of(state: &State) -> Option<End> {
+        state.next.map(|next| End { next, last_term: state.last_term })
+    }
+
+    fn lower(self, other: End) -> End {
+        if other.next < self.next { other } else { self }
+    }
 }
 
 /// Where the next frame would go.
@@ -167,7 +186,7 @@ pub(crate) struct Sequencer {
     digests: VecDeque<Digest>,
     acknowledged: u64,
     durable: u64,
-    durable_next: Option<u64>,
+    durable_end: Option<End>,
     durable_compaction: Option<u64>,
     queued_bytes: u64,
     truncations: u64,
@@ -187,7 +206,7 @@ pub(crate) struct Start {
 
 impl Sequencer {
     pub(crate) fn new(start: Start, limits: Limits) -> Sequencer {
-        let durable_next = start.ledger.outline.state.next;
+        let durable_end = End::of(&start.ledger.outline.state);
         let durable_compaction = start.ledger.outline.state.compacted.map(|(index, _)| index);
         Sequencer {
             ledger: start.ledger,
@@ -203,7 +222,7 @@ impl Sequencer {
             digests: VecDeque::new(),
             acknowledged: start.next_number - 1,
             durable: start.next_number - 1,
-            durable_next,
+            durable_end,
             durable_compaction,
             queued_bytes: 0,
             truncations: 0,
@@ -325,7 +344,8 @@ impl Sequencer {
         self.tail = place.cursor.tail;
         self.last_kind = kind;
         let next = self.ledger.outline.state.next;
-        self.digests.push_back(Digest { number, next, truncated: None, compacted: None, bytes: 0 });
+        let end = End::of(&self.ledger.outline.state);
+        self.digests.push_back(Digest { number, end, truncated: None, compacted: None, bytes: 0 });
         self.pending = Some(Frame {
             kind,
             number,
@@ -356,10 +376,13 @@ impl Sequencer {
                     pending.entry_count += 1;
                     pending.first_entry = pending.first_entry.or(Some(*index));
                 }
-                Operation::Truncate { first_removed, .. } => {
+                Operation::Truncate { first_removed, last_term } => {
                     self.truncations += 1;
-                    digest.truncated = Some(digest.truncated.map_or(*first_removed, |low| low.min(*first_removed)));
-                    self.durable_next = self.durable_next.map(|next| next.min(*first_removed));
+                    // A log truncated to nothing may begin again lower down: nothing of what it had counts then.
+                    let next = self.ledger.outline.state.next.map_or(0, |_| *first_removed);
+                    let end = End { next, last_term: *last_term };
+                    digest.truncated = Some(digest.truncated.map_or(end, |low| low.lower(end)));
+                    self.durable_end = self.durable_end.map(|durable| durable.lower(end));
                 }
                 Operation::Compact { index, .. } => digest.compacted = Some(*index),
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
@@ -367,7 +390,7 @@ impl Sequencer {
             pending.operations.push(operation);
         }
         pending.next = self.ledger.outline.state.next;
-        digest.next = pending.next;
+        digest.end = End::of(&self.ledger.outline.state);
     }
 
     fn close_pending(&mut self) {
@@ -452,13 +475,11 @@ impl Sequencer {
     pub(crate) fn on_durable(&mut self, number: u64) {
         while let Some(digest) = self.digests.pop_front_if(|digest| digest.number <= number) {
             self.queued_bytes -= digest.bytes;
-            self.durable_next = digest.next;
+            self.durable_end = digest.end;
             self.durable_compaction = digest.compacted.or(self.durable_compaction);
         }
-        let truncated = self.digests.iter().filter_map(|digest| digest.truncated).min();
-        if let (Some(next), Some(truncated)) = (self.durable_next, truncated) {
-            self.durable_next = Some(next.min(truncated));
-        }
+        let truncated = self.digests.iter().filter_map(|digest| digest.truncated);
+        self.durable_end = self.durable_end.map(|durable| truncated.fold(durable, End::lower));
         self.durable = self.durable.max(number);
         self.acknowledged = self.acknowledged.max(number);
     }
@@ -477,9 +498,14 @@ impl Sequencer {
         self.ledger.outline.state.next.unwrap_or(self.limits.first_index)
     }
 
-    /// One past the last index that is durable and not truncated since.
+    /// One past the last index that is durable and not truncated since; `None` where nothing is.
     pub(crate) fn durable_next(&self) -> Option<u64> {
-        self.durable_next
+        self.durable_end.map(|end| end.next)
+    }
+
+    /// Where what is durable and not truncated since ends; `None` where nothing is.
+    pub(crate) fn durable_end(&self) -> Option<End> {
+        self.durable_end
     }
 
     /// Bytes accepted and not acknowledged.

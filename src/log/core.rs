@@ -205,35 +205,27 @@ impl Core {
         }
     }
 
-    /// One past the last index that readers may see: everything accepted, or after poisoning what is durable.
-    pub(crate) fn visible_next(&self) -> u64 {
+    /// The live indexes that readers may see: everything accepted, or after poisoning what is durable of it.
+    pub(crate) fn visible(&self) -> Range<u64> {
         let accepted = self.sequencer.next_index();
+        let first = self.sequencer.outline().first_readable(accepted);
         match self.poison {
-            Some(_) => self.sequencer.durable_next().unwrap_or(accepted).min(accepted),
-            None => accepted,
+            Some(_) => first..self.sequencer.durable_next().unwrap_or(first).clamp(first, accepted),
+            None => first..accepted,
         }
+    }
+
+    /// One past the last index that readers may see.
+    pub(crate) fn visible_next(&self) -> u64 {
+        self.visible().end
     }
 
     /// Index and term of the last entry that readers may see.
-    pub(crate) fn last_visible(&self) -> Option<(u64, u64)> {
+    pub(crate) fn visible_last(&self) -> Option<(u64, u64)> {
         let visible = self.visible();
-        let last = visible
-            .end
-            .checked_sub(1)
-            .filter(|_| !visible.is_empty() && self.sequencer.outline().state.first.is_some())?;
-        if visible.end == self.sequencer.next_index() {
-            return Some((last, self.sequencer.outline().state.last_term));
-        }
-        // Poisoned: what follows it was accepted and never became durable.
-        let term = self.tail.get(last).map(|entry| entry.term).or_else(|| self.sequencer.ledger.term_of(last));
-        Some((last, term.unwrap_or(self.sequencer.outline().state.last_term)))
-    }
-
-    /// The live indexes that readers may see.
-    pub(crate) fn visible(&self) -> Range<u64> {
-        let next = self.visible_next();
-        let first = self.sequencer.outline().first_readable(next).min(next);
-        first..next
+        let durable = self.sequencer.durable_end().filter(|_| self.poison.is_some());
+        let last_term = durable.map_or(self.sequencer.outline().state.last_term, |end| end.last_term);
+        (!visible.is_empty()).then(|| (visible.end - 1, last_term))
     }
 
     /// Checks that an index can be read.

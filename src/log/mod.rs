@@ -336,14 +336,12 @@ impl Log {
     pub fn state(&self) -> LogState {
         let core = self.shared().core();
         let visible = core.visible();
-        let outline = core.sequencer.outline();
-        let has_entries = outline.state.first.is_some() && !visible.is_empty();
         let durable_end = core.sequencer.durable_next().map(|next| next.min(visible.end));
         LogState {
             first: visible.start,
-            last: core.last_visible(),
-            compacted: outline.state.compacted,
-            durable: durable_end.filter(|&end| has_entries && end > visible.start).map(|end| end - 1),
+            last: core.visible_last(),
+            compacted: core.sequencer.outline().state.compacted,
+            durable: durable_end.filter(|&end| end > visible.start).map(|end| end - 1),
         }
     }
 
