@@ -274,12 +274,12 @@ impl Sequencer {
         };
         // Both are placed before either is made: an open frame for a batch that is refused would waste a block.
         let place = self.place(after_open, bytes, class, state).ok_or(Refusal::NoRoom)?;
+        debug_assert!(self.spares.len() >= place.cursor.spares_used);
         self.close_pending();
         if std::mem::take(&mut self.open_due) {
             self.begin_frame(FrameKind::Open, 0, Class::Vital)?;
             self.close_pending();
         }
-        debug_assert!(self.spares.len() + 1 > place.cursor.spares_used);
         self.begin_frame(FrameKind::Data, bytes, class)
     }
 
