@@ -1,4 +1,72 @@
 //! ringwal: an embeddable, crash-proof, append-only log for Linux.
+//!
+//! The write-ahead log or Raft log inside a database, broker or consensus service. Many threads append; one writer
+//! thread makes their entries durable together, through io_uring where that is allowed, in preallocated segment files;
+//! a crash loses nothing that was acknowledged.
+//!
+//! ```
+//! # fn main() -> Result<(), ringwal::Error> {
+//! # let scratch = tempfile::tempdir().unwrap();
+//! # let dir = scratch.path().join("log");
+//! use ringwal::{Batch, Config, Log};
+//!
+//! let (log, _report) = Log::open(&dir, Config::default().segment_bytes(1 << 20))?;
+//!
+//! let index = log.append("one entry")?; // survives power loss when this returns
+//! let indexes = log.write(Batch::new().push("two").push("more").put_meta(b"vote", b"7"))?; // all or nothing
+//! assert_eq!(indexes, index + 1..index + 3);
+//!
+//! for entry in log.iter(index..) {
+//!     let entry = entry?;
+//!     println!("{}: {:?}", entry.index, entry.command);
+//! }
+//! log.compact(index)?; // drop what a snapshot covers
+//! log.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! 1. **An acknowledgement means durable.** With [`Durability::Sync`], the default, an append returns only after its
+//!    bytes survive power loss. [`Durability::Interval`] and [`Durability::None`] say what they lose.
+//! 2. **Append-only.** Acknowledged bytes are never changed in place; truncation and compaction are logged facts.
+//! 3. **All or nothing.** One [`Batch`] is one step: after a crash all of it is there, or none.
+//! 4. **The longest contiguous chain.** Recovery returns the state after a prefix of the accepted operations that
+//!    contains every acknowledged one: never a hole, never a stale frame, never an entry that was truncated durably.
+//! 5. **Torn is not corrupt.** What a crash tore is cut and reported. Damage to what was acknowledged, where anything on
+//!    disk witnesses that it was, is [`Error::Corrupt`]: nothing is cut, nothing deleted.
+//! 6. **A failed write or sync is final.** The log is poisoned with the first cause, reads go on up to the durable
+//!    index, and reopening decides. No sync is retried and believed.
+//! 7. **A full disk is an error, not a crash.** [`Error::NoSpace`] comes before an index is assigned; reads, compaction
+//!    and reopening work, and appends go on once there is room.
+//! 8. **Any bytes are safe to open**: a value or a typed error, no panic, no unbounded allocation.
+//!
+//! # Frames, watermarks, indexes
+//!
+//! Batches join **frames**; a frame is what one write carries, and frame numbers grow by one. Three watermarks count
+//! them: *accepted* (queued; readable, unless a reader asks for durable), *submitted* (handed to the kernel), *durable*
+//! (on the medium, with every frame before it). None moves back. The indexes shown are derived from them: the last
+//! index falls when a truncation is accepted. While a write is in flight, arrivals gather into the next frame: that is
+//! the group commit, and it needs no timer.
+//!
+//! # Where things are
+//!
+//! | module | what | public |
+//! |---|---|---|
+//! | [`mod@format`] | bytes to values and back; the specification of the files | yes |
+//! | `engine` | the decisions, without I/O, clock or threads | no |
+//! | [`disk`] | a directory of files and the drivers that write to it | yes |
+//! | `segment` | segments on a disk: recovery, spares, reading | no |
+//! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
+#![cfg_attr(
+    any(test, feature = "sim"),
+    doc = "| [`sim`] | a simulated disk that loses what a real one may lose | feature `sim` |"
+)]
+//!
+//! # Features
+//!
+//! - `sim`: the simulated disk and the crash explorer, for tests of this crate and of programs that embed it.
 #![deny(missing_docs)]
 
 #[cfg(test)]
@@ -27,3 +95,8 @@ pub use log_storage::LogStorage;
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
 pub use stats::Stats;
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -209,7 +209,10 @@ mod tests {
     fn an_empty_log_takes_any_first_index_and_none_after_that() {
         for first in [0, 1, 2, 1000, INDEX_MAX] {
             let log = outline(&[entry(first, 3)]);
-            assert!(matches!(log.check(&entry(first + 2, 3), SEGMENT), Err(Error::Gap { .. } | Error::TooLarge { .. })));
+            assert!(matches!(
+                log.check(&entry(first + 2, 3), SEGMENT),
+                Err(Error::Gap { .. } | Error::TooLarge { .. })
+            ));
         }
         let emptied = outline(&[entry(5, 1), truncate(5, 0)]);
         assert_eq!(emptied.state.next, None);

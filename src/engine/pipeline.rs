@@ -239,10 +239,6 @@ impl Pipeline {
         self.flights.is_empty() && self.sync.is_none()
     }
 
-    pub(crate) fn frames_in_flight(&self) -> usize {
-        self.flights.len()
-    }
-
     pub(crate) fn progress(&self) -> Progress {
         Progress { written: self.written, durable: self.durable }
     }

@@ -104,9 +104,10 @@ impl Ranges {
     /// carries the state so far, is durable. Dropping it earlier would lose the only durable copy of that state.
     pub(crate) fn droppable(&self, durable_compaction: Option<u64>, durable_frame: u64) -> Option<u64> {
         let (oldest, next) = (self.segments.front()?, self.segments.get(1)?);
-        let covered = oldest.highest_ever.is_none_or(|highest| durable_compaction.is_some_and(|index| highest <= index));
-        let carried = next.first_frame <= durable_frame
-            || super::plant::planted(super::plant::Plant::DropBeforeNextBase);
+        let covered =
+            oldest.highest_ever.is_none_or(|highest| durable_compaction.is_some_and(|index| highest <= index));
+        let carried =
+            next.first_frame <= durable_frame || super::plant::planted(super::plant::Plant::DropBeforeNextBase);
         (covered && carried).then_some(oldest.sequence)
     }
 

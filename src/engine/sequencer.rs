@@ -17,10 +17,10 @@ use bytes::Bytes;
 
 use super::ledger::{Ledger, Outline};
 use super::space::{self, Class};
+use crate::entry::LogEntry;
 use crate::error::Error;
 use crate::format::frame::{FrameKind, HEAD_BYTES, Operation};
 use crate::format::state::State;
-use crate::entry::LogEntry;
 
 /// One operation as a caller asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,12 +216,7 @@ impl Sequencer {
     /// # Errors
     ///
     /// See [`Refusal`].
-    pub(crate) fn accept(
-        &mut self,
-        batch: &[Request],
-        now_ms: u64,
-        hints: &[(u64, u64)],
-    ) -> Result<Accepted, Refusal> {
+    pub(crate) fn accept(&mut self, batch: &[Request], now_ms: u64, hints: &[(u64, u64)]) -> Result<Accepted, Refusal> {
         let mut outline = self.ledger.outline.clone();
         let segment_bytes = self.active.segment_bytes;
         let trial = Trial { limits: self.limits, segment_bytes, now_ms, ledger: &self.ledger, hints };
@@ -252,7 +247,8 @@ impl Sequencer {
             Operation::Compact { index, .. } => self.ledger.ranges.frees(*index),
             _ => false,
         };
-        if operations.iter().any(|operation| matches!(operation, Operation::Entry { .. } | Operation::Truncate { .. })) {
+        if operations.iter().any(|operation| matches!(operation, Operation::Entry { .. } | Operation::Truncate { .. }))
+        {
             Class::Data
         } else if operations.iter().any(frees) {
             Class::Vital
@@ -592,7 +588,9 @@ impl Trial<'_> {
             Request::DeleteMeta(key) => Ok(Some(Operation::DeleteMeta { key: key.clone() })),
             Request::Compact(index, _) if state.compacted.is_some_and(|(done, _)| *index <= done) => Ok(None),
             Request::Compact(index, None) if outline.first.is_some_and(|first| *index < first) => Ok(None),
-            Request::Compact(index, _) if outline.first.is_some_and(|first| index.saturating_add(1) < first) => Ok(None),
+            Request::Compact(index, _) if outline.first.is_some_and(|first| index.saturating_add(1) < first) => {
+                Ok(None)
+            }
             Request::Compact(index, term) => self.compaction(outline, *index, *term, next, before).map(Some),
         }
     }

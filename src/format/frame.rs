@@ -33,7 +33,7 @@
 //! one entry can be proved alone. A frame is **whole** when all of these verify and every padding byte is zero.
 //!
 //! A head is verified alone, before its length is believed. This module does not know whether a frame belongs where it
-//! was found: [`crate::engine::recovery`] does.
+//! was found: recovery does.
 
 use std::ops::Range;
 
@@ -555,9 +555,8 @@ mod tests {
     fn operation() -> impl Strategy<Value = Operation> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
         prop_oneof![
-            (any::<u64>(), any::<u64>(), any::<u64>(), bytes()).prop_map(|(index, term, timestamp, payload)| {
-                Operation::Entry { index, term, timestamp, payload }
-            }),
+            (any::<u64>(), any::<u64>(), any::<u64>(), bytes())
+                .prop_map(|(index, term, timestamp, payload)| { Operation::Entry { index, term, timestamp, payload } }),
             (any::<u64>(), any::<u64>())
                 .prop_map(|(first_removed, last_term)| Operation::Truncate { first_removed, last_term }),
             (bytes(), bytes()).prop_map(|(key, value)| Operation::PutMeta { key, value }),

@@ -255,7 +255,7 @@ pub fn encode(index: &SegmentIndex, identity: &IndexIdentity) -> Vec<u8> {
     let offsets: Vec<u8> = index.offsets.iter().flat_map(|units| units.to_le_bytes()).collect();
 
     let header = IndexHeader {
-        identity: identity.clone(),
+        identity: *identity,
         lowest: index.lowest,
         highest_ever: index.highest_ever,
         floor: index.floor,

@@ -81,7 +81,8 @@ mod tests {
         assert_eq!(classify(&temporary(&segment(7))), Name::Temporary);
         assert_eq!(classify(&cut(1, 4096, 2)), Name::Cut);
         assert_eq!(classify("lock"), Name::Lock);
-        for other in ["7.seg", "+0000000000000000007.seg", "00000000000000000000.seg", "99999999999999999999.seg", "x"] {
+        for other in ["7.seg", "+0000000000000000007.seg", "00000000000000000000.seg", "99999999999999999999.seg", "x"]
+        {
             assert_eq!(classify(other), Name::Other, "{other}");
         }
     }

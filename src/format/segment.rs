@@ -87,7 +87,11 @@ impl SegmentHeader {
             block_bytes: u32_at(block, 12),
             segment_bytes: u64_at(block, 16),
         };
-        if header.sizes_fit() { Ok(header) } else { Err(HeaderDefect::Damaged("the segment header has impossible sizes")) }
+        if header.sizes_fit() {
+            Ok(header)
+        } else {
+            Err(HeaderDefect::Damaged("the segment header has impossible sizes"))
+        }
     }
 
     fn sizes_fit(&self) -> bool {
@@ -107,7 +111,13 @@ mod tests {
     use super::*;
 
     pub(crate) fn header() -> SegmentHeader {
-        SegmentHeader { log_id: [7; 16], sequence: 3, salt: 0x1234_5678_9abc, block_bytes: 4096, segment_bytes: 1 << 20 }
+        SegmentHeader {
+            log_id: [7; 16],
+            sequence: 3,
+            salt: 0x1234_5678_9abc,
+            block_bytes: 4096,
+            segment_bytes: 1 << 20,
+        }
     }
 
     #[test]

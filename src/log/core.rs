@@ -78,6 +78,9 @@ pub(crate) struct Waiting {
     pub(crate) callbacks: Vec<Callback>,
 }
 
+/// A job for the reader thread.
+pub(crate) type ReadJob = Box<dyn FnOnce(&Shared) + Send>;
+
 /// The state under the lock.
 pub(crate) struct Core {
     pub(crate) sequencer: Sequencer,
@@ -211,6 +214,19 @@ impl Core {
         }
     }
 
+    /// Index and term of the last entry that readers may see.
+    pub(crate) fn last_visible(&self) -> Option<(u64, u64)> {
+        let visible = self.visible();
+        let last =
+            visible.end.checked_sub(1).filter(|_| !visible.is_empty() && self.sequencer.outline().first.is_some())?;
+        if visible.end == self.sequencer.next_index() {
+            return Some((last, self.sequencer.outline().state.last_term));
+        }
+        // Poisoned: what follows it was accepted and never became durable.
+        let term = self.tail.get(last).map(|entry| entry.term).or_else(|| self.sequencer.ledger.term_of(last));
+        Some((last, term.unwrap_or(self.sequencer.outline().state.last_term)))
+    }
+
     /// The live indexes that readers may see.
     pub(crate) fn visible(&self) -> Range<u64> {
         let next = self.visible_next();
@@ -256,6 +272,8 @@ pub(crate) struct Shared {
     pub(crate) lock: Mutex<Option<LockFile>>,
     /// Handles with an open index map, in the order they were opened.
     pub(crate) maps: Mutex<VecDeque<Weak<SegmentHandle>>>,
+    /// To the reader thread, if there is one.
+    pub(crate) reads: Mutex<Option<Sender<ReadJob>>>,
     started: Instant,
 }
 
@@ -281,6 +299,7 @@ impl Shared {
             alarm: OnceLock::new(),
             lock: Mutex::new(lock),
             maps: Mutex::new(VecDeque::new()),
+            reads: Mutex::new(None),
             started: Instant::now(),
         }
     }

@@ -94,8 +94,14 @@ impl Helper {
         let (sequence, segment_bytes) = {
             let mut core = self.shared.core();
             let enough = core.sequencer.spare_count() >= self.shared.config.spare_segments;
-            let Some(sequence) = core.sequencer.next_spare().filter(|_| !enough && core.poison.is_none()) else {
+            let next = core.sequencer.next_spare();
+            let Some(sequence) = next.filter(|_| !enough && core.poison.is_none()) else {
                 core.spare.is_wanted = false;
+                if next.is_none() {
+                    // At the end of the sequence numbers there is no room, and waiting for it must end.
+                    core.spare.attempts += 1;
+                    core.spare.no_space = true;
+                }
                 self.shared.notify_room(&mut core);
                 return false;
             };

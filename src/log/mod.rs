@@ -19,11 +19,10 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
-use crossbeam_channel::{Sender, unbounded};
 
 pub use self::batch::Batch;
 use self::core::{Callback, Core, Hold, Shared, ToHelper, ToWriter};
@@ -111,11 +110,7 @@ pub struct Log {
 struct Handle {
     shared: Arc<Shared>,
     threads: Mutex<Option<Threads>>,
-    reads: OnceLock<Sender<ReadJob>>,
 }
-
-/// A read for the reader thread.
-type ReadJob = Box<dyn FnOnce(&Shared) + Send>;
 
 impl Log {
     /// Opens the log in a directory; creates directory and log where there is none.
@@ -171,7 +166,7 @@ impl Log {
     }
 
     fn new(shared: Arc<Shared>, threads: Option<Threads>) -> Log {
-        Log { handle: Arc::new(Handle { shared, threads: Mutex::new(threads), reads: OnceLock::new() }) }
+        Log { handle: Arc::new(Handle { shared, threads: Mutex::new(threads) }) }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -289,11 +284,7 @@ impl Log {
     /// # Errors
     ///
     /// Those of [`Log::submit`]; `done` is not called then.
-    pub fn submit_with(
-        &self,
-        batch: Batch,
-        done: impl FnOnce(Result<()>) + Send + 'static,
-    ) -> Result<Range<u64>> {
+    pub fn submit_with(&self, batch: Batch, done: impl FnOnce(Result<()>) + Send + 'static) -> Result<Range<u64>> {
         self.check_may_block()?;
         let mut intake = Intake { callback: Some(Box::new(done)), ..Intake::default() };
         loop {
@@ -362,7 +353,7 @@ impl Log {
         let durable_end = core.sequencer.durable_next().map(|next| next.min(visible.end));
         LogState {
             first: visible.start,
-            last: has_entries.then(|| (visible.end - 1, outline.state.last_term)),
+            last: core.last_visible(),
             compacted: outline.state.compacted,
             durable: durable_end.filter(|&end| has_entries && end > visible.start).map(|end| end - 1),
         }
@@ -388,7 +379,11 @@ impl Log {
         async move {
             match reader::get_cached(log.shared(), index) {
                 Ok(Some(entry)) => Ok(entry),
-                Ok(None) => log.on_reader_thread(Box::new(move |shared| reader::get(shared, index))).await,
+                Ok(None) => {
+                    let answer =
+                        reader::on_reader_thread(log.shared(), Box::new(move |shared| reader::get(shared, index)));
+                    std::future::poll_fn(|context| answer.poll(context.waker())).await
+                }
                 Err(error) => Err(error),
             }
         }
@@ -564,20 +559,6 @@ impl Log {
         shared.wake_writer_for_frame(core);
         Pending::new(shared.clone(), ticket, accepted.indexes)
     }
-
-    /// Runs a read on the reader thread, which is started by the first one.
-    fn on_reader_thread<T: Send + 'static>(
-        &self,
-        read: Box<dyn FnOnce(&Shared) -> Result<T> + Send>,
-    ) -> impl Future<Output = Result<T>> + Send + use<T> {
-        let answer = Arc::new(pending::Answer::default());
-        let theirs = answer.clone();
-        let job: ReadJob = Box::new(move |shared| theirs.give(read(shared)));
-        if let Err(error) = self.handle.send_read(job) {
-            answer.give(Err(error));
-        }
-        std::future::poll_fn(move |context| answer.poll(context.waker()))
-    }
 }
 
 impl fmt::Debug for Log {
@@ -617,28 +598,12 @@ impl Intake {
 }
 
 impl Handle {
-    fn send_read(&self, job: ReadJob) -> Result<()> {
-        let jobs = match self.reads.get() {
-            Some(jobs) => jobs,
-            None => {
-                let (jobs, inbox) = unbounded::<ReadJob>();
-                let shared = self.shared.clone();
-                let path = self.shared.disk.path().to_path_buf();
-                // It leaves when the last handle, which holds the sender, is gone.
-                let serve = move || inbox.iter().for_each(|job| job(&shared));
-                let spawned = std::thread::Builder::new().name("ringwal-reader".into()).spawn(serve);
-                spawned.map_err(Error::io("start the reader thread for", path))?;
-                self.reads.get_or_init(|| jobs)
-            }
-        };
-        jobs.send(job).map_err(|_| Error::Closed)
-    }
-
     fn close(&self) -> Result<()> {
         let shared = &self.shared;
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(threads) = threads else {
             shared.core().is_closed = true;
+            self.let_go();
             return Ok(());
         };
         {
@@ -669,6 +634,7 @@ impl Handle {
         core.files.clear();
         core.notify_subscribers(|_| true);
         drop(core);
+        self.shared.reads.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

@@ -8,7 +8,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use super::core::{Core, Shared};
+use crossbeam_channel::unbounded;
+
+use super::core::{Core, ReadJob, Shared};
+use super::pending::Answer;
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
 use crate::segment::sealed::SegmentHandle;
@@ -175,9 +178,12 @@ fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec
         let live = core.sequencer.ledger.ranges.locate(range.start).map_or(range.start + 1, |found| found.live.end);
         let end = end.min(live).min(range.start + RUN_ENTRIES);
         let index = core.sequencer.ledger.indexes.get(&sequence);
-        (handle, index.map_or(Offsets::InFile(range.start..end), |index| {
-            Offsets::Known((range.start..end).map_while(|at| index.offset_of(at)).collect())
-        }))
+        (
+            handle,
+            index.map_or(Offsets::InFile(range.start..end), |index| {
+                Offsets::Known((range.start..end).map_while(|at| index.offset_of(at)).collect())
+            }),
+        )
     };
     let offsets = match offsets {
         Offsets::Known(offsets) => offsets,
@@ -213,6 +219,38 @@ fn cached(core: &Core, range: Range<u64>, bytes_max: usize) -> Vec<LogEntry> {
         entries.push(entry.clone());
     }
     entries
+}
+
+/// A read, as it is handed to the reader thread.
+pub(crate) type Read<T> = Box<dyn FnOnce(&Shared) -> Result<T> + Send>;
+
+/// Runs a read on the reader thread, which is started by the first one.
+pub(crate) fn on_reader_thread<T: Send + 'static>(shared: &Arc<Shared>, read: Read<T>) -> Arc<Answer<T>> {
+    let answer = Arc::new(Answer::default());
+    let theirs = answer.clone();
+    let sent = send_read(shared, Box::new(move |shared| theirs.give(read(shared))));
+    if let Err(error) = sent {
+        answer.give(Err(error));
+    }
+    answer
+}
+
+fn send_read(shared: &Arc<Shared>, job: ReadJob) -> Result<()> {
+    let mut reads = shared.reads.lock().unwrap_or_else(PoisonError::into_inner);
+    let jobs = match &*reads {
+        _ if shared.core().is_closed => return Err(Error::Closed),
+        Some(jobs) => jobs,
+        None => {
+            let (jobs, inbox) = unbounded::<ReadJob>();
+            let theirs = shared.clone();
+            // It leaves when the log is closed, which drops the sender.
+            let serve = move || inbox.iter().for_each(|job| job(&theirs));
+            let spawned = std::thread::Builder::new().name("ringwal-reader".into()).spawn(serve);
+            spawned.map_err(Error::io("start the reader thread for", shared.disk.path()))?;
+            reads.insert(jobs)
+        }
+    };
+    jobs.send(job).map_err(|_| Error::Closed)
 }
 
 /// The entries of a range, from either end, in bounded memory. What is there when it is made bounds it; an entry that

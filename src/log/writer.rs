@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::ack::Fate;
-use super::core::{Shared, ToWriter, Waiting, WriterState};
+use super::core::{Core, Shared, ToWriter, Waiting, WriterState};
 use crate::config::{Durability, Wait};
 use crate::disk::{AlignedBuf, Completion, Driver, Operation, PollWait};
-use crate::engine::pipeline::{Pipeline, Progress};
+use crate::engine::pipeline::{GATHER_BYTES, Pipeline, Progress};
 use crate::engine::sequencer::Frame;
 use crate::error::Error;
 use crate::format::frame::FrameKind;
@@ -156,16 +156,10 @@ impl Writer {
         if self.has_failed {
             return None;
         }
-        let linger = self.shared.config.linger;
         let mut core = self.shared.core();
-        let may_go = core.sequencer.peek_frame().is_some_and(|(bytes, alone)| {
-            let full = core.sequencer.has_closed();
-            let lingers = !full && core.pending_since.is_some_and(|since| since.elapsed() < linger) && !self.is_closing;
-            self.pipeline.admits(bytes, alone) && (full || !self.pipeline.gathers(bytes)) && !lingers
-        });
-        if !may_go {
-            let room = self.pipeline.admits(crate::engine::pipeline::GATHER_BYTES, false);
-            let worth_bytes = if room { crate::engine::pipeline::GATHER_BYTES } else { u64::MAX };
+        if !self.may_go(&core) {
+            let room = self.pipeline.admits(GATHER_BYTES, false);
+            let worth_bytes = if room { GATHER_BYTES } else { u64::MAX };
             core.writer = match self.pipeline.is_idle() {
                 true => WriterState::Awake,
                 false => WriterState::Waiting { worth_bytes },
@@ -174,8 +168,19 @@ impl Writer {
         }
         core.writer = WriterState::Awake;
         let frame = core.sequencer.take_frame()?;
-        let queued_since = if core.sequencer.peek_frame().is_none() { core.pending_since.take() } else { core.pending_since };
+        let queued_since =
+            if core.sequencer.peek_frame().is_none() { core.pending_since.take() } else { core.pending_since };
         Some((frame, queued_since))
+    }
+
+    /// Whether there is a frame that may be submitted now: the pipeline takes it, and it has nothing to gain by waiting.
+    fn may_go(&self, core: &Core) -> bool {
+        core.sequencer.peek_frame().is_some_and(|(bytes, alone)| {
+            let is_full = core.sequencer.has_closed();
+            let lingered = core.pending_since.is_none_or(|since| since.elapsed() >= self.shared.config.linger);
+            let is_ripe = is_full || self.is_closing || (lingered && !self.pipeline.gathers(bytes));
+            self.pipeline.admits(bytes, alone) && is_ripe
+        })
     }
 
     fn submit(&mut self, frame: Frame, queued_since: Option<Instant>) -> Result<(), Error> {
@@ -330,7 +335,7 @@ impl Writer {
     }
 
     /// Hands segments whose last frame is durable to the helper; nothing will be written to them any more.
-    fn seal_ready(&mut self, core: &mut super::core::Core, durable: u64) {
+    fn seal_ready(&mut self, core: &mut Core, durable: u64) {
         while let Some(identity) = self.sealing.pop_front_if(|identity| identity.last_frame <= durable) {
             self.driver.detach(identity.sequence);
             self.attached.retain(|&sequence| sequence != identity.sequence);
@@ -399,9 +404,7 @@ impl Writer {
     /// Whether the next frame could be submitted now.
     fn has_work(&self) -> bool {
         let core = self.shared.core();
-        let ready = core.sequencer.peek_frame().is_some_and(|(bytes, alone)| {
-            self.pipeline.admits(bytes, alone) && (core.sequencer.has_closed() || !self.pipeline.gathers(bytes))
-        });
+        let ready = self.may_go(&core);
         let wants_sync = !core.syncs.is_empty() && self.pipeline.has_unsynced();
         !self.has_failed && (ready || wants_sync)
     }

@@ -254,7 +254,13 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    fn add_segment(&mut self, opened: OpenSegment) -> Result<()> {
+    fn add_segment(&mut self, mut opened: OpenSegment) -> Result<()> {
+        if self.is_below_device(&opened.header) {
+            // Direct reads and writes of such blocks are refused, or would tear what lies around them.
+            let name = names::segment(opened.header.sequence);
+            let access = if self.request.read_only { Access::Read } else { Access::ReadWrite };
+            opened.file = self.disk.open(&name, access).map_err(Error::io("open", self.disk.path_of(&name)))?;
+        }
         let mut reader = SegmentReader::new(opened.file.clone(), opened.header);
         self.files.push(opened);
         let first = reader.head_at(reader.block_bytes());
@@ -264,6 +270,12 @@ impl<'a> Recovery<'a> {
             HeadRead::Absent | HeadRead::Newer(_) => None,
         });
         Ok(())
+    }
+
+    /// Whether a segment's blocks are smaller than what the device writes as a whole: the log was copied here from
+    /// another one.
+    fn is_below_device(&self, header: &SegmentHeader) -> bool {
+        header.block_bytes < self.disk.physical_block_bytes()
     }
 
     /// Opens and locks a named segment and reads its header.
@@ -322,7 +334,11 @@ impl<'a> Recovery<'a> {
         let (Some(first), Some(next)) = (self.first_heads[segment], self.first_heads[segment + 1]) else {
             let damaged = if self.first_heads[segment].is_none() { segment } else { segment + 1 };
             let offset = self.segments[damaged].block_bytes();
-            return Err(self.corrupt(damaged, offset, "its first frame is damaged, and later segments prove it durable"));
+            return Err(self.corrupt(
+                damaged,
+                offset,
+                "its first frame is damaged, and later segments prove it durable",
+            ));
         };
         let header = self.segments[segment].header;
         let identity = IndexIdentity {
@@ -455,7 +471,9 @@ impl<'a> Recovery<'a> {
             .heads_from(offset, |at, head| {
                 match head {
                     Err(what) => verdict = Some((at, Err(what.into()))),
-                    Ok(head) if recovery::witnesses(head.watermark, missing) => verdict = Some((at, Ok(head.watermark))),
+                    Ok(head) if recovery::witnesses(head.watermark, missing) => {
+                        verdict = Some((at, Ok(head.watermark)))
+                    }
                     Ok(head) => {
                         counter = counter.max(head.epoch.counter);
                         behind.same_epoch |= Some(head.epoch) == last_epoch;
@@ -480,8 +498,10 @@ impl<'a> Recovery<'a> {
     fn damaged_end(&self, missing: u64, watermark: u64, witness: &str) -> Error {
         let last = self.unwitnessed.back();
         let segment = last.map_or(self.start, |kept| kept.segment);
-        let offset = last.map_or(self.segments[segment].block_bytes(), |kept| kept.offset + u64::from(kept.head.frame_bytes));
-        let reason = format!("frame {missing} is missing or damaged, but {witness} proves frames up to {watermark} durable");
+        let offset =
+            last.map_or(self.segments[segment].block_bytes(), |kept| kept.offset + u64::from(kept.head.frame_bytes));
+        let reason =
+            format!("frame {missing} is missing or damaged, but {witness} proves frames up to {watermark} durable");
         self.corrupt(segment, offset, reason)
     }
 
@@ -540,7 +560,7 @@ impl<'a> Recovery<'a> {
             }
         }
         for segment in touched {
-            if !self.durable_writes() {
+            if !self.durable_writes() || self.is_below_device(&self.files[segment].header) {
                 self.files[segment].file.sync().map_err(Error::io("sync", self.path(segment)))?;
             }
         }
@@ -556,12 +576,29 @@ impl<'a> Recovery<'a> {
         if ended && !self.behind.same_epoch {
             self.report.was_clean = true;
             self.open_due = true;
-            return Ok(());
+            return self.leave_small_blocks();
         }
         if !self.report.created {
             self.save_cut()?;
         }
+        self.leave_small_blocks()?;
         self.write_open_frame()
+    }
+
+    /// Ends a segment whose blocks are smaller than the device's: the log goes on in a new one, which the spares behind
+    /// it, made for the same blocks, cannot be.
+    fn leave_small_blocks(&mut self) -> Result<()> {
+        if !self.is_below_device(&self.segments[self.end].header) {
+            return Ok(());
+        }
+        self.tail = self.segments[self.end].header.segment_bytes;
+        while self.segments.len() > self.end + 1 {
+            self.files.pop();
+            if let Some(spare) = self.segments.pop() {
+                spare::remove(&**self.disk, spare.header.sequence)?;
+            }
+        }
+        self.disk.sync_dir().map_err(Error::io("sync", self.disk.path()))
     }
 
     fn save_cut(&mut self) -> Result<()> {
@@ -717,4 +754,3 @@ pub(crate) fn block_bytes(config: &Config, disk: &dyn Disk) -> Result<u32> {
         Some(bytes) => Ok(bytes),
     }
 }
-

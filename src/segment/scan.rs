@@ -45,8 +45,7 @@ pub(crate) struct SegmentReader {
 
 impl SegmentReader {
     pub(crate) fn new(file: Arc<dyn DiskFile>, header: SegmentHeader) -> SegmentReader {
-        let window = AlignedBuf::zeroed(WINDOW_BYTES.min(header.segment_bytes) as usize);
-        SegmentReader { file, header, window, window_start: 0, window_filled: 0 }
+        SegmentReader { file, header, window: AlignedBuf::zeroed(0), window_start: 0, window_filled: 0 }
     }
 
     pub(crate) fn block_bytes(&self) -> u64 {
@@ -56,8 +55,7 @@ impl SegmentReader {
     /// The bytes from a block's start, fewer than asked for only where the file ends.
     pub(crate) fn bytes(&mut self, offset: u64, bytes: u64) -> io::Result<&[u8]> {
         let bytes = bytes.min(self.header.segment_bytes.saturating_sub(offset));
-        let loaded = self.window_start..self.window_start + self.window_filled as u64;
-        if !(loaded.start <= offset && offset + bytes <= loaded.end) {
+        if !(self.window_start <= offset && offset + bytes <= self.end()) {
             self.load(offset, bytes)?;
         }
         let start = (offset - self.window_start) as usize;
@@ -65,8 +63,16 @@ impl SegmentReader {
         Ok(&self.window[start.min(end)..end])
     }
 
+    /// Where the loaded bytes end.
+    fn end(&self) -> u64 {
+        self.window_start + self.window_filled as u64
+    }
+
     fn load(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
-        let wanted = bytes.max(WINDOW_BYTES.min(self.header.segment_bytes - offset));
+        // A look at one place reads no more than it needs; whoever goes on from there reads ahead.
+        let goes_on = self.window_filled > 0 && (self.window_start..=self.end()).contains(&offset);
+        let ahead = if goes_on { WINDOW_BYTES.min(self.header.segment_bytes - offset) } else { 0 };
+        let wanted = bytes.max(ahead);
         let wanted = wanted.next_multiple_of(self.block_bytes()) as usize;
         if self.window.len() < wanted {
             self.window = AlignedBuf::zeroed(wanted);

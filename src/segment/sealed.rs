@@ -70,12 +70,6 @@ impl SegmentHandle {
         open_once(&self.buffered, || self.disk.open(&names::segment(self.header.sequence), Access::Read))
     }
 
-    /// Opens what reading will need while the segment surely still has its name.
-    pub(crate) fn open_for_readers(&self) -> Result<()> {
-        let opened = if self.is_sealed() { self.buffered() } else { self.direct() };
-        opened.map(|_| ()).map_err(Error::io("open", self.path()))
-    }
-
     /// Bytes of the segment, fewer than asked for only where it ends.
     fn fetch(&self, offset: u64, bytes: u64, around_cache: bool) -> io::Result<Bytes> {
         let bytes = bytes.min(self.header.segment_bytes.saturating_sub(offset));
@@ -85,7 +79,8 @@ impl SegmentHandle {
             buffer.truncate(filled);
             return Ok(buffer.into());
         }
-        let block = u64::from(self.header.block_bytes);
+        // A segment that came from a device with smaller blocks is read in this device's.
+        let block = u64::from(self.header.block_bytes.max(self.disk.physical_block_bytes()));
         let start = offset - offset % block;
         let end = (offset + bytes).next_multiple_of(block);
         let mut buffer = AlignedBuf::zeroed((end - start) as usize);
@@ -209,7 +204,9 @@ impl SegmentHandle {
     }
 
     fn rebuild(&self, identity: &IndexIdentity) -> Result<IndexMap> {
-        let file = self.direct().map_err(Error::io("open", self.path()))?;
+        let fits_device = self.header.block_bytes >= self.disk.physical_block_bytes();
+        let file = if fits_device { self.direct() } else { self.buffered() };
+        let file = file.map_err(Error::io("open", self.path()))?;
         let mut reader = SegmentReader::new(file.clone(), self.header);
         let rebuilt = rebuild_index(&mut reader, identity, &self.path())?;
         let bytes = index::encode(&rebuilt, identity);
