@@ -15,12 +15,10 @@ use crate::format::frame::Operation;
 use crate::format::index::SegmentIndex;
 use crate::format::state::{State, hard_state_bytes_max};
 
-/// The state of the log without its entries, and the lowest live index.
+/// The state of the log without its entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outline {
     pub(crate) state: State,
-    /// `None` while there are no entries.
-    pub(crate) first: Option<u64>,
 }
 
 impl Outline {
@@ -73,7 +71,7 @@ impl Outline {
         if self.state.compacted.is_some_and(|(compacted, _)| index <= compacted) {
             return Err(Error::Compacted { first: self.first_readable(0) });
         }
-        match self.first {
+        match self.state.first {
             Some(first) if index + 1 < first => Err(Error::Compacted { first }),
             _ if self.is_past_end(index) => self.check_term(term),
             _ => Ok(()),
@@ -82,13 +80,13 @@ impl Outline {
 
     /// Whether a compaction to `index` leaves no entry, so that the log goes on right behind it.
     fn is_past_end(&self, index: u64) -> bool {
-        self.first.is_none() || self.state.next.is_none_or(|next| index >= next)
+        self.state.first.is_none() || self.state.next.is_none_or(|next| index >= next)
     }
 
     /// The lowest index that can be read or truncated; `next` where there is none.
     pub(crate) fn first_readable(&self, next: u64) -> u64 {
         let after_compaction = self.state.compacted.map(|(index, _)| index + 1);
-        self.first.or(after_compaction).unwrap_or(next)
+        self.state.first.or(after_compaction).unwrap_or(next)
     }
 
     /// Carries out an operation that was checked.
@@ -97,12 +95,12 @@ impl Outline {
         match operation {
             Operation::Entry { index, term, .. } => {
                 (state.next, state.last_term) = (Some(index + 1), *term);
-                self.first = self.first.or(Some(*index));
+                state.first = state.first.or(Some(*index));
             }
             Operation::Truncate { first_removed, last_term } => {
                 (state.next, state.last_term) = (Some(*first_removed), *last_term);
-                self.first = self.first.filter(|first| first < first_removed);
-                if self.first.is_none() && state.compacted.is_none() {
+                state.first = state.first.filter(|first| first < first_removed);
+                if state.first.is_none() && state.compacted.is_none() {
                     // Nothing is left and nothing was ever compacted: the log is as new and may start anywhere.
                     state.next = None;
                 }
@@ -114,7 +112,7 @@ impl Outline {
                 if past_end {
                     (state.next, state.last_term) = (Some(index + 1), *term);
                 }
-                self.first = Some(index + 1).filter(|first| state.next.is_some_and(|next| *first < next));
+                state.first = Some(index + 1).filter(|first| state.next.is_some_and(|next| *first < next));
             }
             Operation::PutMeta { key, value } => {
                 Arc::make_mut(&mut state.hard_state).insert(key.clone(), value.clone());
@@ -239,11 +237,11 @@ mod tests {
     #[test]
     fn a_compaction_inside_keeps_the_rest_and_one_past_the_end_moves_the_log() {
         let log = outline(&[entry(1, 1), entry(2, 2), compact(1, 1)]);
-        assert_eq!((log.first, log.state.next, log.state.last_term), (Some(2), Some(3), 2));
+        assert_eq!((log.state.first, log.state.next, log.state.last_term), (Some(2), Some(3), 2));
         let log = outline(&[entry(1, 1), compact(1, 1)]);
-        assert_eq!((log.first, log.state.next), (None, Some(2)));
+        assert_eq!((log.state.first, log.state.next), (None, Some(2)));
         let log = outline(&[entry(1, 1), compact(100, 7)]);
-        assert_eq!((log.first, log.state.next, log.state.last_term), (None, Some(101), 7));
+        assert_eq!((log.state.first, log.state.next, log.state.last_term), (None, Some(101), 7));
     }
 
     #[test]

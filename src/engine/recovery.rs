@@ -122,7 +122,6 @@ impl Replay {
                     self.ledger.ranges.compact_to(index);
                 }
                 self.ledger.ranges.truncate_from(base.next.unwrap_or(0));
-                self.ledger.outline.first = self.ledger.ranges.first();
                 Ok(())
             }
             (Some(base), true) if *base == self.ledger.outline.state => Ok(()),

@@ -269,8 +269,7 @@ impl Sequencer {
             false => start,
         };
         // Both are placed before either is made: an open frame for a batch that is refused would waste a block.
-        let place = self.place(after_open, bytes, class, state).ok_or(Refusal::NoRoom)?;
-        debug_assert!(self.spares.len() >= place.cursor.spares_used);
+        self.place(after_open, bytes, class, state).ok_or(Refusal::NoRoom)?;
         self.close_pending();
         if std::mem::take(&mut self.open_due) {
             self.begin_frame(FrameKind::Open, 0, Class::Vital)?;
@@ -575,7 +574,7 @@ impl Trial<'_> {
             Request::Truncate(first_removed) if *first_removed == next => Ok(None),
             Request::Truncate(first_removed) => {
                 // In a log that was never compacted, everything from an index before the first one is everything.
-                let lowest = outline.first.filter(|_| state.compacted.is_none()).unwrap_or(0);
+                let lowest = outline.state.first.filter(|_| state.compacted.is_none()).unwrap_or(0);
                 self.truncation(outline, lowest.max(*first_removed), next, before).map(Some)
             }
             Request::PutMeta(key, value) => {
@@ -587,8 +586,8 @@ impl Trial<'_> {
             Request::DeleteMeta(key) if !state.hard_state.contains_key(key) => Ok(None),
             Request::DeleteMeta(key) => Ok(Some(Operation::DeleteMeta { key: key.clone() })),
             Request::Compact(index, _) if state.compacted.is_some_and(|(done, _)| *index <= done) => Ok(None),
-            Request::Compact(index, None) if outline.first.is_some_and(|first| *index < first) => Ok(None),
-            Request::Compact(index, _) if outline.first.is_some_and(|first| index.saturating_add(1) < first) => {
+            Request::Compact(index, None) if outline.state.first.is_some_and(|first| *index < first) => Ok(None),
+            Request::Compact(index, _) if outline.state.first.is_some_and(|first| index.saturating_add(1) < first) => {
                 Ok(None)
             }
             Request::Compact(index, term) => self.compaction(outline, *index, *term, next, before).map(Some),
@@ -612,7 +611,9 @@ impl Trial<'_> {
             other => other?,
         }
         let last_term = match outline.state.compacted {
-            _ if outline.first.is_some_and(|first| first < first_removed) => self.term(first_removed - 1, before)?,
+            _ if outline.state.first.is_some_and(|first| first < first_removed) => {
+                self.term(first_removed - 1, before)?
+            }
             Some((_, term)) => term,
             None => 0,
         };
@@ -627,10 +628,10 @@ impl Trial<'_> {
         next: u64,
         before: &[Operation],
     ) -> Result<Operation, Refusal> {
-        if term.is_some() || outline.first.is_some_and(|first| index < first) {
+        if term.is_some() || outline.state.first.is_some_and(|first| index < first) {
             outline.check(&Operation::Compact { index, term: u64::MAX }, self.segment_bytes)?;
         }
-        let is_live = outline.first.is_some_and(|first| (first..next).contains(&index));
+        let is_live = outline.state.first.is_some_and(|first| (first..next).contains(&index));
         let in_log = if is_live { Some(self.term(index, before)?) } else { None };
         match (term, in_log) {
             (Some(found), Some(expected)) if found != expected => {

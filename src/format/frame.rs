@@ -567,7 +567,13 @@ mod tests {
 
     fn state() -> State {
         let pairs = [(Bytes::from_static(b"vote"), Bytes::from_static(b"term 3"))];
-        State { compacted: Some((4, 2)), next: Some(9), last_term: 3, hard_state: Arc::new(pairs.into()) }
+        State {
+            compacted: Some((4, 2)),
+            first: Some(5),
+            next: Some(9),
+            last_term: 3,
+            hard_state: Arc::new(pairs.into()),
+        }
     }
 
     fn encoded(kind: FrameKind, base: Option<&State>, operations: &[Operation], dirt: u8) -> Vec<u8> {
@@ -665,6 +671,24 @@ mod tests {
             let checksum = Salted::new(SALT).over(&bytes[..HEAD_CHECKSUM_AT]).value();
             put(&mut bytes, HEAD_CHECKSUM_AT, &checksum.to_le_bytes());
             assert!(matches!(Head::decode(&bytes, SALT), HeadRead::Newer(_)));
+        }
+    }
+
+    #[test]
+    fn a_torn_frame_over_the_operations_of_a_dead_one_is_not_whole() {
+        // Each operation below is followed by a checksum over itself: only the mask keeps the one over all of them from
+        // coming out the same whatever they say.
+        let base = Some(state());
+        let compact = |term| [Operation::Compact { index: 19, term }, Operation::DeleteMeta { key: Bytes::new() }];
+        let entry =
+            |term| [Operation::Entry { index: 9, term, timestamp: 0, payload: Bytes::new() }, compact(1)[0].clone()];
+        for (new, dead) in [(compact(5), compact(4)), (entry(5), entry(4)), (compact(5), entry(4))] {
+            let mut bytes = encoded(FrameKind::Data, base.as_ref(), &new, 0);
+            let dead = encoded(FrameKind::Data, base.as_ref(), &dead, 0);
+            let operations = HEAD_BYTES + base.as_ref().map_or(0, State::encoded_bytes) as usize;
+            assert!(read(&bytes).is_ok());
+            bytes[operations..].copy_from_slice(&dead[operations..]);
+            assert!(read(&bytes).is_err(), "{new:?}");
         }
     }
 

@@ -20,6 +20,11 @@
 //! Every checksum is CRC-32C (Castagnoli, as in RFC 3720) over the segment's 8-byte salt followed by the bytes it
 //! covers. The salt is drawn anew whenever a file becomes a segment, so nothing that an earlier use of the file left
 //! behind, and no payload that looks like a frame, can verify.
+//!
+//! In segments and the lock file a checksum is written *masked*: rotated right by 15 bits, then 0xA282EAD8 added
+//! (wrapping). The reason is that of LevelDB's log: a CRC over data that embeds its own CRC is the same for any data.
+//! Without the mask the checksum over the operation headers of a frame, each of which ends with a checksum over itself,
+//! would not notice one header in place of another. Index files embed no such pair and use plain CRCs.
 
 pub mod frame;
 pub mod index;
@@ -40,6 +45,9 @@ const INDEX_ABSENT: u64 = u64::MAX;
 /// The unit that a device writes all or nothing: a frame's head lies within one.
 pub const SECTOR_BYTES: usize = 512;
 
+/// What masking adds to a rotated checksum.
+const MASK_DELTA: u32 = 0xA282_EAD8;
+
 /// A CRC-32C that already took in a segment's salt, to be continued over the covered bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Salted(u32);
@@ -56,9 +64,9 @@ impl Salted {
         Salted(crc32c::crc32c_append(self.0, bytes))
     }
 
-    /// The checksum as it is written.
+    /// The checksum as it is written: masked, see the module.
     pub fn value(self) -> u32 {
-        self.0
+        self.0.rotate_right(15).wrapping_add(MASK_DELTA)
     }
 }
 

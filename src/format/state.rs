@@ -1,12 +1,14 @@
 //! The base: the state of the log so far, as the first frame of every segment carries it.
 //!
 //! ```text
-//!  0                 8                16           24          32          36           40
-//!  | compacted index | compacted term | next index | last term | pair      | pair bytes | pairs, end to end:
-//!  | u64, absent=MAX | u64            | u64, a=MAX | u64       | count u32 | u32        | key len, value len, key, value
+//!  0                 8                16            24           32          40          44           48
+//!  | compacted index | compacted term | first index | next index | last term | pair      | pair bytes | pairs, end to end:
+//!  | u64, absent=MAX | u64            | u64, a=MAX  | u64, a=MAX | u64       | count u32 | u32        | key len, value len,
+//!                                                                                                       key, value
 //! ```
 //!
-//! followed by zeros to a multiple of 8. The pairs are the hard state, sorted by key. A base needs no checksum of its
+//! followed by zeros to a multiple of 8. First and next index enclose the live entries; the first one is said because
+//! the segments before may be gone, and whether a later truncation or compaction leaves an entry depends on it. The pairs are the hard state, sorted by key. A base needs no checksum of its
 //! own: the head of its frame covers it.
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use bytes::Bytes;
 use super::{INDEX_MAX, align8, all_zero, index_at, put, put_index, u32_at, u64_at};
 
 /// Bytes of a base before its pairs.
-pub const BASE_FIXED_BYTES: u64 = 40;
+pub const BASE_FIXED_BYTES: u64 = 48;
 
 /// Bytes a pair of hard state takes besides its key and value.
 pub const PAIR_HEADER_BYTES: u64 = 8;
@@ -35,6 +37,8 @@ pub type HardState = Arc<BTreeMap<Bytes, Bytes>>;
 pub struct State {
     /// Index and term of the last compacted entry.
     pub compacted: Option<(u64, u64)>,
+    /// The lowest index that holds an entry; `None` while there is no entry.
+    pub first: Option<u64>,
     /// Index of the next entry; `None` until the log got its first entry or compaction point.
     pub next: Option<u64>,
     /// Term of the last entry, or of the compaction point if there is none after it, or 0.
@@ -67,10 +71,11 @@ impl State {
     pub fn encode(&self, out: &mut [u8]) {
         put_index(out, 0, self.compacted.map(|(index, _)| index));
         put(out, 8, &self.compacted.map_or(0, |(_, term)| term).to_le_bytes());
-        put_index(out, 16, self.next);
-        put(out, 24, &self.last_term.to_le_bytes());
-        put(out, 32, &(self.hard_state.len() as u32).to_le_bytes());
-        put(out, 36, &(self.hard_state_bytes() as u32).to_le_bytes());
+        put_index(out, 16, self.first);
+        put_index(out, 24, self.next);
+        put(out, 32, &self.last_term.to_le_bytes());
+        put(out, 40, &(self.hard_state.len() as u32).to_le_bytes());
+        put(out, 44, &(self.hard_state_bytes() as u32).to_le_bytes());
         let mut at = BASE_FIXED_BYTES as usize;
         for (key, value) in self.hard_state.iter() {
             put(out, at, &(key.len() as u32).to_le_bytes());
@@ -86,21 +91,30 @@ impl State {
         if (bytes.len() as u64) < BASE_FIXED_BYTES {
             return None;
         }
-        let count = u32_at(bytes, 32);
-        let pairs_end = BASE_FIXED_BYTES + u64::from(u32_at(bytes, 36));
+        let count = u32_at(bytes, 40);
+        let pairs_end = BASE_FIXED_BYTES + u64::from(u32_at(bytes, 44));
         if align8(pairs_end) != bytes.len() as u64 || !all_zero(&bytes[pairs_end as usize..]) {
             return None;
         }
         let hard_state = decode_pairs(&bytes[BASE_FIXED_BYTES as usize..pairs_end as usize], count)?;
         let compacted = index_at(bytes, 0).map(|index| (index, u64_at(bytes, 8)));
-        let next = index_at(bytes, 16);
-        let plausible = match (compacted, next) {
-            (Some((index, _)), Some(next)) => index < next && next <= INDEX_MAX + 1,
-            (None, Some(next)) => next <= INDEX_MAX + 1,
+        let (first, next) = (index_at(bytes, 16), index_at(bytes, 24));
+        let state = State { compacted, first, next, last_term: u64_at(bytes, 32), hard_state: Arc::new(hard_state) };
+        state.indexes_fit().then_some(state)
+    }
+
+    /// Whether the indexes agree: entries follow the compaction point without a hole, and where there is neither, the
+    /// log may go on anywhere.
+    fn indexes_fit(&self) -> bool {
+        let after_compaction = self.compacted.map(|(index, _)| index.checked_add(1));
+        match (self.first, self.next) {
+            (Some(first), Some(next)) => {
+                first < next && next <= INDEX_MAX + 1 && after_compaction.is_none_or(|start| start == Some(first))
+            }
+            (None, Some(next)) => next <= INDEX_MAX + 1 && after_compaction == Some(Some(next)),
+            (None, None) => after_compaction.is_none(),
             (Some(_), None) => false,
-            (None, None) => true,
-        };
-        plausible.then(|| State { compacted, next, last_term: u64_at(bytes, 24), hard_state: Arc::new(hard_state) })
+        }
     }
 }
 
@@ -139,7 +153,8 @@ mod tests {
         ) {
             let hard_state = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
             let next = compacted.map(|(index, _)| index + ahead);
-            let state = State { compacted, next, last_term, hard_state: Arc::new(hard_state) };
+            let first = compacted.map(|(index, _)| index + 1).filter(|_| ahead > 1);
+            let state = State { compacted, first, next, last_term, hard_state: Arc::new(hard_state) };
             let mut bytes = vec![0; state.encoded_bytes() as usize];
             state.encode(&mut bytes);
             prop_assert_eq!(State::decode(&bytes), Some(state));

@@ -349,7 +349,7 @@ impl Log {
         let core = self.shared().core();
         let visible = core.visible();
         let outline = core.sequencer.outline();
-        let has_entries = outline.first.is_some() && !visible.is_empty();
+        let has_entries = outline.state.first.is_some() && !visible.is_empty();
         let durable_end = core.sequencer.durable_next().map(|next| next.min(visible.end));
         LogState {
             first: visible.start,

@@ -202,7 +202,7 @@ fn readable(core: &Core, upto: Upto, next: u64) -> Result<Option<u64>> {
         return Err(Error::Compacted { first: visible.start });
     }
     match &core.poison {
-        _ if core.sequencer.outline().first.is_some() && next < end => Ok(Some(end)),
+        _ if core.sequencer.outline().state.first.is_some() && next < end => Ok(Some(end)),
         Some(cause) => Err(Error::Poisoned(cause.clone())),
         None => Ok(None),
     }

@@ -15,3 +15,6 @@ pub(crate) mod recover;
 pub(crate) mod scan;
 pub(crate) mod sealed;
 pub(crate) mod spare;
+
+#[cfg(test)]
+mod tests;

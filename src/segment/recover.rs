@@ -125,6 +125,7 @@ pub(crate) fn recover(request: &Request<'_>) -> Result<Recovered> {
     if !request.read_only {
         recovery.make_durable()?;
         recovery.decide()?;
+        recovery.clear_spares()?;
         recovery.clean_up(&listing)?;
     }
     recovery.finish(lock)
@@ -541,8 +542,10 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Step 5.
+    /// Step 5. Names first: a process killed in the middle of making a segment leaves a name that no directory sync
+    /// covers, and frames written there would be lost with it.
     fn make_durable(&mut self) -> Result<()> {
+        self.disk.sync_dir().map_err(Error::io("sync", self.disk.path()))?;
         let witnessed = self.replay.witnessed.max(self.slot.map_or(0, |slot| slot.watermark));
         let mut touched = Vec::new();
         for kept in std::mem::take(&mut self.unwitnessed) {
@@ -683,9 +686,30 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    /// Clears the first block of every segment behind the end in which a dead frame begins. The first frame of a segment
+    /// is what step 2 goes by: left there until this life's own frame lands on it, a dead one would be taken for it,
+    /// and for durable, as soon as the segment behind has a frame of this life.
+    fn clear_spares(&mut self) -> Result<()> {
+        for segment in self.end + 1..self.segments.len() {
+            if self.first_heads[segment].is_none() {
+                continue;
+            }
+            let (path, file) = (self.path(segment), &self.files[segment].file);
+            let block = self.segments[segment].block_bytes();
+            let zeros = AlignedBuf::zeroed(block as usize);
+            file.write_at(&zeros[..block as usize], block).map_err(Error::io("clear a spare in", &path))?;
+            if !self.durable_writes() {
+                file.sync().map_err(Error::io("sync", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what interrupted work left behind. Only after the open frame: until then nothing was decided.
     fn clean_up(&mut self, listing: &Listing) -> Result<()> {
-        self.remove_temporaries(listing)?;
+        if !self.report.created {
+            self.remove_temporaries(listing)?;
+        }
         let first = self.segments[0].header.sequence;
         for &sequence in listing.segments.iter().filter(|&&sequence| sequence < first) {
             spare::remove(&**self.disk, sequence)?;

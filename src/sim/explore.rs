@@ -197,3 +197,44 @@ fn explore_until(
     }
     Ok(summary)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::engine::plant::{self, Plant};
+
+    /// A number from the environment.
+    fn setting(name: &str) -> Option<u64> {
+        std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    }
+
+    /// A seed that was never used before, unless the environment names one.
+    fn fresh_seed() -> u64 {
+        setting("RINGWAL_SEED").unwrap_or_else(|| {
+            let mut bytes = [0; 8];
+            getrandom::fill(&mut bytes).unwrap();
+            u64::from_le_bytes(bytes)
+        })
+    }
+
+    fn explore_and_tell(seed: u64, states: u64) -> Summary {
+        let states = setting("RINGWAL_STATES").unwrap_or(states);
+        println!("explores {states} states from seed {seed}");
+        let began = Instant::now();
+        let summary = explore(seed, states).unwrap_or_else(|violation| panic!("{violation}"));
+        println!("{summary:#?}\n{:.0} states a second", summary.states as f64 / began.elapsed().as_secs_f64());
+        summary
+    }
+
+    #[test]
+    fn no_crash_breaks_a_promise_from_a_fixed_seed() {
+        explore_and_tell(1, 100_000);
+    }
+
+    #[test]
+    fn no_crash_breaks_a_promise_from_a_new_seed() {
+        explore_and_tell(fresh_seed(), 100_000);
+    }
+}

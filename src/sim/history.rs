@@ -102,8 +102,8 @@ pub(super) struct History<'a> {
     /// Payload sizes of late: sizes come again, so that new frames cover exactly what old ones left.
     sizes: VecDeque<usize>,
     stamp: u64,
-    /// The crash points inside the last step.
-    inside: Vec<CrashPoint>,
+    /// The crash points inside the last step, and what must hold there: what the step achieved is not yet true.
+    inside: (Vec<CrashPoint>, Tale),
 }
 
 impl<'a> History<'a> {
@@ -127,7 +127,7 @@ impl<'a> History<'a> {
             trace: Vec::new(),
             sizes: VecDeque::new(),
             stamp: seed,
-            inside: Vec::new(),
+            inside: (Vec::new(), Tale::new()),
             judge: Judge { config, rng: Rng::new(rng.next_u64()), summary, real, images: 2 + rng.below(5) },
             rng,
         };
@@ -148,10 +148,11 @@ impl<'a> History<'a> {
         for life in 0..self.temper.lives {
             self.judge.summary.lives += 1;
             let (mut log, version, inside) = self.judge.revive(&self.sim, &self.tale, floor)?;
-            self.inside = inside;
+            let before = self.tale.clone();
             self.tale.restart(version, &log);
             self.trace.push(Step::Open { life, kept: self.tale.newest().len() });
-            self.after(&log, self.tale.durable)?;
+            self.after(&log)?;
+            self.inside = (inside, before);
             let steps = 1 + self.rng.below(self.temper.steps * 2);
             for _ in 0..steps {
                 if !self.step(&mut log)? {
@@ -183,6 +184,7 @@ impl<'a> History<'a> {
                 let fates = point.random_fates(self.rng.next_u64());
                 self.trace.push(Step::PowerFails { fates: point.describe(&fates) });
                 self.sim = point.image(&fates);
+                self.tale.lose_what_is_not_durable();
                 Ok(self.tale.durable)
             }
         }
@@ -190,9 +192,13 @@ impl<'a> History<'a> {
 
     /// The present, or a moment inside the last step.
     fn pick_point(&mut self) -> CrashPoint {
-        match self.rng.below(self.inside.len() + 1) {
+        let (points, tale) = &mut self.inside;
+        match self.rng.below(points.len() + 1) {
             0 => self.sim.crash_point(),
-            nth => self.inside.swap_remove(nth - 1),
+            nth => {
+                self.tale = tale.clone();
+                points.swap_remove(nth - 1)
+            }
         }
     }
 
@@ -202,17 +208,15 @@ impl<'a> History<'a> {
         self.drain(log)?;
         self.does("mark", log.mark())?;
         self.drain(log)?;
-        let floor = self.tale.durable;
         self.does("slot", log.write_slot())?;
-        self.after(log, floor)
+        self.after(log)
     }
 
     fn drain(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
         while log.progress().1 < log.last_frame() {
-            let floor = self.tale.durable;
             self.does("pump", log.pump())?;
             self.does("sync", log.begin_sync())?;
-            self.after(log, floor)?;
+            self.after(log)?;
             self.complete_some(log, usize::MAX)?;
         }
         Ok(())
@@ -227,18 +231,18 @@ impl<'a> History<'a> {
     }
 
     /// Judges crashes inside the step that was just made, and right after it.
-    fn after(&mut self, log: &LocalLog, floor_inside: u64) -> Result<(), Finding> {
+    fn after(&mut self, log: &LocalLog) -> Result<(), Finding> {
         self.judge.summary.steps += 1;
-        self.tale.advance(log);
-        self.inside = self.sim.take_recording();
+        self.inside = (self.sim.take_recording(), self.tale.clone());
         self.sim.start_recording();
-        let count = self.inside.len();
+        let (points, tale) = &self.inside;
         // Long steps (a spare being made) are all alike: a few of their moments each time will do.
-        for nth in 0..count {
-            if count <= 2 || self.rng.one_in(count / 2) {
-                self.judge.point(&self.inside[nth], &self.tale, floor_inside.min(self.tale.durable))?;
+        for point in points {
+            if points.len() <= 2 || self.rng.one_in(points.len() / 2) {
+                self.judge.point(point, tale, tale.durable)?;
             }
         }
+        self.tale.advance(log);
         let point = self.sim.crash_point();
         self.judge.summary.note_flights(&point);
         self.judge.point(&point, &self.tale, self.tale.durable)
@@ -246,7 +250,6 @@ impl<'a> History<'a> {
 
     /// Makes one step; returns whether life goes on.
     fn step(&mut self, log: &mut LocalLog) -> Result<bool, Finding> {
-        let floor = self.tale.durable;
         let in_flight = self.sim.in_flight().len();
         let tends = self.rng.one_in(self.temper.tends);
         match self.rng.below(20) {
@@ -278,12 +281,11 @@ impl<'a> History<'a> {
         if self.temper.is_eager {
             self.does("pump", log.pump())?;
         }
-        self.after(log, floor).map(|()| true)
+        self.after(log).map(|()| true)
     }
 
     /// Housekeeping, each piece a step of its own.
     fn tend(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
-        let floor = self.tale.durable;
         match self.rng.below(4) {
             0 if log.can_seal() => {
                 self.trace.push(Step::Seal);
@@ -304,7 +306,7 @@ impl<'a> History<'a> {
             }
             _ => return Ok(()),
         }
-        self.after(log, floor)
+        self.after(log)
     }
 
     /// Completes operations in any order and collects them.
@@ -315,10 +317,9 @@ impl<'a> History<'a> {
             self.trace.push(Step::Complete { frame: one.token });
             self.sim.complete(one.id);
         }
-        let floor = self.tale.durable;
         self.trace.push(Step::Collect);
         self.does("collect", log.collect())?;
-        self.after(log, floor)
+        self.after(log)
     }
 
     /// Lets a write or sync fail: from then on nothing may be acknowledged, and only reopening decides.
@@ -339,8 +340,7 @@ impl<'a> History<'a> {
         if log.progress().0 > acknowledged + operations.len() as u64 {
             return Err(self.failed("poisoning", "more is acknowledged than was in flight"));
         }
-        let floor = self.tale.durable;
-        self.after(log, floor)?;
+        self.after(log)?;
         Ok(false)
     }
 

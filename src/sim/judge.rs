@@ -79,6 +79,11 @@ impl Tale {
         self.versions.drain(..first);
     }
 
+    /// The power failed.
+    pub(super) fn lose_what_is_not_durable(&mut self) {
+        self.written = self.durable;
+    }
+
     /// The log was opened again and holds exactly the version of this number.
     pub(super) fn restart(&mut self, version: usize, log: &LocalLog) {
         self.versions.truncate(version + 1);
@@ -157,7 +162,7 @@ impl Judge<'_> {
             |within: &str| format!("power failure{within}:\n{}{}", point.describe(fates), portray(&point.image(fates)));
         self.summary.note_fates(point, fates);
         let image = point.image(fates);
-        let is_recorded = depth < 3 && self.rng.one_in(if depth == 0 { 16 } else { 4 });
+        let is_recorded = depth < 3 && self.rng.one_in(if depth == 0 { 16 } else { 8 });
         if is_recorded {
             image.start_recording();
         }
@@ -169,7 +174,7 @@ impl Judge<'_> {
             self.again(&image.crash_point(), &found, || place(", recovery, power failure"))?;
         }
         drop(log);
-        for inner in self.some_of(&points, 4) {
+        for inner in self.some_of(&points, 3) {
             self.summary.crash_points_in_recovery += 1;
             let fates = self.draw(inner, 1);
             self.image(inner, &fates, tale, floor, depth + 1).map_err(|finding| Finding {
@@ -324,7 +329,8 @@ impl Judge<'_> {
         for point in self.some_of(&points, 6) {
             self.summary.crash_points_in_recovery += 1;
             let fates = self.draw(point, 1);
-            self.image(point, &fates, tale, floor, 1)?;
+            // Even after a kill, which keeps more: until recovery is through, only the durable is safe from a power failure.
+            self.image(point, &fates, tale, tale.durable, 1)?;
         }
         Ok((log, version, points))
     }
