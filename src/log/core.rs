@@ -218,7 +218,7 @@ impl Core {
     pub(crate) fn last_visible(&self) -> Option<(u64, u64)> {
         let visible = self.visible();
         let last =
-            visible.end.checked_sub(1).filter(|_| !visible.is_empty() && self.sequencer.outline().first.is_some())?;
+            visible.end.checked_sub(1).filter(|_| !visible.is_empty() && self.sequencer.outline().state.first.is_some())?;
         if visible.end == self.sequencer.next_index() {
             return Some((last, self.sequencer.outline().state.last_term));
         }

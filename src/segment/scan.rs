@@ -11,10 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::{AlignedBuf, DiskFile};
-use crate::engine::recovery::{self, Fit};
+use crate::engine::recovery::{self, Fit, Replay};
 use crate::error::{Error, Result};
-use crate::format::INDEX_MAX;
-use crate::format::frame::{self, FoundOperation, FrameDefect, Head, HeadRead, Operation, WholeFrame};
+use crate::format::frame::{self, FrameDefect, Head, HeadRead, WholeFrame};
 use crate::format::index::{IndexIdentity, SegmentIndex};
 use crate::format::segment::SegmentHeader;
 
@@ -133,9 +132,6 @@ impl SegmentReader {
 
 /// Makes the index of a sealed segment from its frames, all of which the next segment proves durable.
 ///
-/// The segment is read alone, so what its operations mean to older segments is not checked: where the log begins, and
-/// with it whether a truncation or compaction emptied it, is not known here. A frame that belongs is taken as it is.
-///
 /// # Errors
 ///
 /// [`Error::Corrupt`] where a frame is damaged; [`Error::Unsupported`]; [`Error::Io`].
@@ -144,46 +140,31 @@ pub(crate) fn rebuild_index(
     identity: &IndexIdentity,
     path: &Path,
 ) -> Result<SegmentIndex> {
-    let mut index = SegmentIndex::new();
-    let mut last: Option<Head> = None;
+    let SegmentHeader { sequence, segment_bytes, .. } = segment.header;
+    let mut replay = Replay::default();
     let mut offset = segment.block_bytes();
-    let corrupt = |index: &SegmentIndex, offset, reason: &str| {
-        let (file, first) = (path.to_path_buf(), index.range().end);
-        Error::Corrupt { file, offset, indexes: first..u64::MAX, reason: reason.into() }
+    let corrupt = |replay: &Replay, offset, reason: String| {
+        let first = replay.ledger.outline.state.next.unwrap_or(0);
+        Error::Corrupt { file: path.into(), offset, indexes: first..u64::MAX, reason }
     };
-    while last.is_none_or(|last| last.number < identity.last_frame) {
+    while replay.last.is_none_or(|last| last.number < identity.last_frame) {
         match segment.frame_at(offset).map_err(Error::io("read", path))? {
-            Found::Whole(frame) if recovery::fits(last.as_ref(), &frame.head, offset) == Fit::Next => {
-                if !frame.operations.iter().all(|found| take(&mut index, found, offset)) {
-                    return Err(corrupt(&index, offset, "its entries do not follow each other"));
-                }
+            Found::Whole(frame) if recovery::fits(replay.last.as_ref(), &frame.head, offset) == Fit::Next => {
+                let followed = replay.follow(&frame, sequence, offset, segment_bytes);
+                followed.map_err(|why| corrupt(&replay, offset, why))?;
                 offset += u64::from(frame.head.frame_bytes);
-                last = Some(frame.head);
             }
             Found::Newer(what) => return Err(Error::Unsupported { file: path.into(), offset, what }),
-            _ => return Err(corrupt(&index, offset, "a frame is damaged, and later segments prove it durable")),
-        }
-    }
-    if last.map(|last| last.checksum) != Some(identity.last_head_checksum) {
-        return Err(corrupt(&index, offset, "its last frame is not the one that the next segment follows"));
-    }
-    Ok(index)
-}
-
-/// Takes an operation of the frame at `frame_at` into the index; `false` where no log would have written it there.
-fn take(index: &mut SegmentIndex, found: &FoundOperation, frame_at: u64) -> bool {
-    let range = index.range();
-    match found {
-        FoundOperation::Entry { header, offset } => {
-            let goes_on = header.index == range.end && index.term_of(range.end - 1) <= Some(header.term);
-            if !(range.is_empty() || goes_on) || header.index > INDEX_MAX {
-                return false;
+            _ => {
+                let reason = "a frame is damaged, and later segments prove it durable";
+                return Err(corrupt(&replay, offset, reason.into()));
             }
-            index.push(header.index, header.term, frame_at as u32 + offset);
         }
-        FoundOperation::Other(Operation::Truncate { first_removed, .. }) => index.truncate_from(*first_removed),
-        FoundOperation::Other(Operation::Compact { index: last, .. }) if !range.is_empty() => index.compact_past(*last),
-        FoundOperation::Other(_) => {}
     }
-    true
+    if replay.last.map(|last| last.checksum) != Some(identity.last_head_checksum) {
+        let reason = "its last frame is not the one that the next segment follows";
+        return Err(corrupt(&replay, offset, reason.into()));
+    }
+    let index = replay.ledger.indexes.remove(&sequence);
+    Ok(index.map(Arc::unwrap_or_clone).unwrap_or_default())
 }
