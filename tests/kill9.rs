@@ -51,12 +51,11 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(log: &Log) -> Shape {
-        let state = log.state();
-        let end = state.last.or(state.compacted);
-        let (next, term) = end.map_or((1, 1), |(index, term)| (index + 1, term));
-        let op = log.get_meta(b"op").map_or(0, |value| u64::from_le_bytes(value[..].try_into().unwrap()));
-        Shape { first: state.first.min(next), next, term, op }
+    fn of(look: &Look) -> Shape {
+        let (next, term) = look.last.or(look.compacted).map_or((1, 1), |(index, term)| (index + 1, term));
+        let op = look.meta.iter().find(|(key, _)| *key == b"op"[..]);
+        let op = op.map_or(0, |(_, value)| u64::from_le_bytes(value[..].try_into().unwrap()));
+        Shape { first: look.first.min(next), next, term, op }
     }
 }
 
@@ -190,7 +189,7 @@ fn the_process_that_is_killed() {
     let mut number = || arguments.next().unwrap().parse::<u64>().unwrap();
     let (seed, round) = (number(), number());
     let (log, _) = Log::open(arguments.next().unwrap(), config(round)).unwrap();
-    let shape = Shape::of(&log);
+    let shape = Shape::of(&Look::without_entries(&log));
     say(&format!("\nstart {}\n", shape.op));
     let script = Mutex::new(Script::new(seed, round, shape));
     thread::scope(|scope| {
@@ -290,9 +289,9 @@ impl Follower {
     fn check(&mut self, round: u64, said: &Said, log: &Log) {
         if let Some(start) = said.start {
             self.advance(start);
-            self.script = Script::new(self.seed, round, self.script.shape);
+            self.script = Script::new(self.seed, round, Shape::of(&self.model.look()));
         }
-        let found = Shape::of(log);
+        let found = Shape::of(&Look::without_entries(log));
         if let Some(acked) = said.acked {
             assert!(found.op >= acked, "batch {acked} was acknowledged, and the log ends after {}", found.op);
         }
