@@ -217,8 +217,10 @@ impl Core {
     /// Index and term of the last entry that readers may see.
     pub(crate) fn last_visible(&self) -> Option<(u64, u64)> {
         let visible = self.visible();
-        let last =
-            visible.end.checked_sub(1).filter(|_| !visible.is_empty() && self.sequencer.outline().state.first.is_some())?;
+        let last = visible
+            .end
+            .checked_sub(1)
+            .filter(|_| !visible.is_empty() && self.sequencer.outline().state.first.is_some())?;
         if visible.end == self.sequencer.next_index() {
             return Some((last, self.sequencer.outline().state.last_term));
         }
