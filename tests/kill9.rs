@@ -278,7 +278,11 @@ struct Follower {
 
 impl Follower {
     fn advance(&mut self, to: u64) {
-        assert!(self.script.shape.op <= to, "batch {} was there already, and now the last is {to}", self.script.shape.op);
+        assert!(
+            self.script.shape.op <= to,
+            "batch {} was there already, and now the last is {to}",
+            self.script.shape.op
+        );
         while self.script.shape.op < to {
             let steps = self.script.next();
             self.model.apply(self.script.shape.op, &steps);
