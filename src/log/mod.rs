@@ -141,6 +141,18 @@ impl Log {
         Ok((Log::new(shared, Some(threads)), report))
     }
 
+    /// Runs recovery as [`Log::open_on`] does, writes included, and gives the log without its threads: it can be read
+    /// and not be written. For tests that try very many states of a disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::open`].
+    #[cfg(feature = "sim")]
+    pub fn recover_on(disk: Arc<dyn crate::disk::Disk>, config: Config) -> Result<(Log, RecoveryReport)> {
+        let (shared, report) = open::recover_on(disk, config)?;
+        Ok((Log::new(shared, None), report))
+    }
+
     /// Opens a log for reading, also beside a live writer: takes no lock, writes nothing, and shows every whole frame
     /// that was there when it looked. What a writer appends later is not seen; open again to see it.
     ///

@@ -70,6 +70,18 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Shared
     Ok((shared, threads, report))
 }
 
+/// A whole writing recovery, and then a log without threads, for reading: where many states are to be tried.
+#[cfg(feature = "sim")]
+pub(crate) fn recover_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Shared>, RecoveryReport)> {
+    config.validate()?;
+    let request = Request { disk: &disk, config: &config, random: &random, read_only: false };
+    let mut recovered = recover::recover(&request)?;
+    recovered.lock = None;
+    let report = recovered.report.clone();
+    let (to_writer, to_helper) = (unbounded().0, unbounded().0);
+    Ok((share(disk, config, recovered, (to_writer, to_helper)), report))
+}
+
 /// Opens the log of a directory for reading only: no lock is taken and nothing is written.
 pub(crate) fn open_read_only(dir: &Path) -> Result<(Arc<Shared>, RecoveryReport)> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(dir)?);

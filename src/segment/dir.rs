@@ -78,11 +78,7 @@ impl LockFile {
         let path = disk.path_of(names::LOCK);
         let file = disk.open(names::LOCK, Access::Lock).map_err(Error::io("open for writing", &path))?;
         lock_within(&*file, wait, || Error::Locked { path: path.clone(), holder: holder(&*file) }, &path)?;
-        let text = format!("process {}\n", std::process::id());
-        // Only for messages: whether it reaches the disk does not matter.
-        let mut line = [0; HOLDER_BYTES_MAX];
-        line[..text.len()].copy_from_slice(text.as_bytes());
-        file.write_at(&line, HOLDER_OFFSET).map_err(Error::io("write", &path))?;
+        name_holder(&*file).map_err(Error::io("write", &path))?;
         Ok(LockFile { file, disk: disk.clone(), next_slot: AtomicUsize::new(0) })
     }
 
@@ -127,6 +123,18 @@ fn read_slots(file: &dyn DiskFile, disk: &dyn Disk) -> Result<(Option<Slot>, usi
         }
     }
     Ok(best)
+}
+
+/// Writes who holds the lock. Only for messages: whether it reaches the disk does not matter. A file that is longer
+/// than a lock file is something else under its name, perhaps a segment: recovery will say so, and it stays as it is.
+fn name_holder(file: &dyn DiskFile) -> io::Result<()> {
+    if file.size()? > HOLDER_OFFSET + HOLDER_BYTES_MAX as u64 {
+        return Ok(());
+    }
+    let text = format!("process {}\n", std::process::id());
+    let mut line = [0; HOLDER_BYTES_MAX];
+    line[..text.len()].copy_from_slice(text.as_bytes());
+    file.write_at(&line, HOLDER_OFFSET)
 }
 
 fn holder(file: &dyn DiskFile) -> String {

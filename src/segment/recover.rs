@@ -15,7 +15,8 @@
 //!    spares behind (step 2 of a later recovery would go by them), left-overs removed and the log handed out. A second
 //!    recovery decides the same.
 //!
-//! A read-only recovery takes no lock, writes nothing and stops after step 4.
+//! A read-only recovery takes no lock, writes nothing and stops after step 4. A segment whose header is damaged makes a
+//! writing recovery an error; a read-only one reads its frames by the salt they carry.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use super::dir::{self, Listing, LockFile};
 use super::index_map::IndexMap;
+use super::salvage;
 use super::scan::{Found, SegmentReader, rebuild_index};
 use super::spare::{self, OpenSegment};
 use crate::config::{Config, Durability, Verify};
@@ -61,11 +63,16 @@ pub struct RecoveryReport {
     pub saved_to: Option<PathBuf>,
     /// Files of dropped segments that an interrupted drop had left.
     pub segments_removed: u64,
+    /// Segments with a damaged header, read by the salt that their frames carry; only a read-only open does so.
+    pub damaged_headers: u64,
     /// Index files that were missing or wrong and are made anew from their segments.
     pub indexes_rebuilt: u64,
     /// How long it took.
     pub took: Duration,
 }
+
+/// Stands for the log id of a segment whose header is damaged.
+const LOG_ID_UNKNOWN: [u8; 16] = [0; 16];
 
 /// A segment older than the one being filled.
 pub(crate) struct SealedSegment {
@@ -240,8 +247,9 @@ impl<'a> Recovery<'a> {
     }
 
     fn open_segments(&mut self, run: &[u64]) -> Result<()> {
-        for &sequence in run {
-            let opened = self.open_segment(sequence)?;
+        let mut opened: Vec<OpenSegment> = run.iter().map(|&at| self.open_segment(at)).collect::<Result<_>>()?;
+        self.lend_log_id(&mut opened);
+        for opened in opened {
             self.add_segment(opened)?;
         }
         let id = self.files[0].header.log_id;
@@ -256,6 +264,21 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    /// Segments without a header of their own belong to the log that the others, or the lock file, name.
+    fn lend_log_id(&mut self, opened: &mut [OpenSegment]) {
+        if !self.request.read_only {
+            return;
+        }
+        let whole = opened.iter().map(|segment| segment.header.log_id).find(|&id| id != LOG_ID_UNKNOWN);
+        let id = whole.or(self.slot.map(|slot| slot.log_id)).unwrap_or(LOG_ID_UNKNOWN);
+        for segment in opened.iter_mut().filter(|segment| segment.header.log_id == LOG_ID_UNKNOWN) {
+            let file = self.disk.path_of(&names::segment(segment.header.sequence));
+            tracing::warn!(file = %file.display(), "a damaged header: the frames are read by the salt they carry");
+            segment.header.log_id = id;
+            self.report.damaged_headers += 1;
+        }
+    }
+
     fn add_segment(&mut self, mut opened: OpenSegment) -> Result<()> {
         if self.is_below_device(&opened.header) {
             // Direct reads and writes of such blocks are refused, or would tear what lies around them.
@@ -267,7 +290,8 @@ impl<'a> Recovery<'a> {
         self.files.push(opened);
         let first = reader.head_at(reader.block_bytes());
         self.segments.push(reader);
-        self.first_heads.push(match first.map_err(self.read_error(self.segments.len() - 1))? {
+        let segment = self.segments.len() - 1;
+        self.first_heads.push(match first.map_err(self.read_error(segment))? {
             HeadRead::Head(head) => Some(head),
             HeadRead::Absent | HeadRead::Newer(_) => None,
         });
@@ -303,7 +327,13 @@ impl<'a> Recovery<'a> {
                 let what = format!("format version {version}");
                 return Err(Error::Unsupported { file: path, offset: 8, what });
             }
-            Err(HeaderDefect::Damaged(why)) => return Err(damaged(why.into())),
+            Err(HeaderDefect::Damaged(why)) => {
+                let salvaged = match self.request.read_only {
+                    true => salvage::header(&*file, sequence).map_err(Error::io("read", &path))?,
+                    false => None,
+                };
+                return salvaged.map(|header| OpenSegment { header, file }).ok_or_else(|| damaged(why.into()));
+            }
         };
         if header.sequence != sequence {
             return Err(damaged(format!("it is segment {} under the name of segment {sequence}", header.sequence)));

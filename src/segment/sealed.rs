@@ -185,10 +185,10 @@ impl SegmentHandle {
     }
 
     /// Whether the file under this segment's name is still this segment: a writer that we only read beside may have
-    /// dropped or recycled it.
+    /// dropped or recycled it. A damaged header is no sign of that: recycling writes a whole one.
     pub(crate) fn is_still_itself(&self) -> bool {
         let named = self.disk.open(&names::segment(self.header.sequence), Access::ReadDirect);
-        let is_me = |file: &dyn DiskFile| self.header_of(file) == Some(self.header);
+        let is_me = |file: &dyn DiskFile| self.header_of(file).is_none_or(|header| header == self.header);
         named.is_ok_and(|file| is_me(&*file)) && self.direct.get().is_none_or(|file| is_me(&**file))
     }
 
