@@ -54,7 +54,7 @@
 //!
 //! | module | what | public |
 //! |---|---|---|
-//! | [`format`] | bytes to values and back; the specification of the files | yes |
+//! | [`mod@format`] | bytes to values and back; the specification of the files | yes |
 //! | `engine` | the decisions, without I/O, clock or threads | no |
 //! | [`disk`] | a directory of files and the drivers that write to it | yes |
 //! | `segment` | segments on a disk: recovery, spares, reading | no |
@@ -95,3 +95,8 @@ pub use log_storage::LogStorage;
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
 pub use stats::Stats;
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

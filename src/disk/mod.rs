@@ -47,6 +47,8 @@ pub enum Access {
         /// Open with `O_DSYNC`.
         durable: bool,
     },
+    /// Read and write through the page cache. Must exist.
+    ReadWrite,
     /// Make a new segment file to be filled: as `Segment { durable: false }`, but created, or emptied if it exists.
     CreateSegment,
     /// Make a small file through the page cache: created, or emptied if it exists.

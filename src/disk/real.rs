@@ -23,6 +23,10 @@ use super::{Access, Disk, DiskFile, Driver, IoMode};
 use crate::config::IoChoice;
 use crate::error::{Error, Result};
 
+/// Data is on the medium when a write returns, timestamps need not be. (rustix's `OFlags::DSYNC` stands for `O_SYNC` on
+/// Linux, which commits the inode with every write: on a journalled file system that is a second write for each.)
+const O_DSYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC as u32);
+
 /// The permissions of a file that the log makes, less what the process's mask takes away.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o666);
 
@@ -105,8 +109,9 @@ impl RealDisk {
         let create = OFlags::RDWR | OFlags::CREATE;
         match access {
             Access::Read => OFlags::RDONLY,
+            Access::ReadWrite => OFlags::RDWR,
             Access::ReadDirect => OFlags::RDONLY | direct,
-            Access::Segment { durable: true } => OFlags::RDWR | OFlags::DSYNC | direct,
+            Access::Segment { durable: true } => OFlags::RDWR | O_DSYNC | direct,
             Access::Segment { durable: false } => OFlags::RDWR | direct,
             Access::CreateSegment => create | OFlags::TRUNC | direct,
             Access::Create => create | OFlags::TRUNC,

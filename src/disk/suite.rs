@@ -349,6 +349,18 @@ mod real {
     }
 
     #[test]
+    fn a_durable_write_syncs_its_data_and_not_the_timestamps() {
+        let directory = directory();
+        let disk = RealDisk::open(directory.path(), IoChoice::Syscall).unwrap();
+        let _made = disk.open("a", Access::CreateSegment).unwrap();
+        for durable in [true, false] {
+            let file = disk.open("a", Access::Segment { durable }).unwrap();
+            let flags = rustix::fs::fcntl_getfl(file.descriptor().unwrap()).unwrap().bits() as i32;
+            assert_eq!(flags & libc::O_SYNC, if durable { libc::O_DSYNC } else { 0 });
+        }
+    }
+
+    #[test]
     fn a_read_only_disk_changes_nothing() {
         let directory = directory();
         fs::write(directory.path().join("file"), vec![7; 5000]).unwrap();

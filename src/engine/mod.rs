@@ -19,3 +19,6 @@ pub(crate) mod ranges;
 pub(crate) mod recovery;
 pub(crate) mod sequencer;
 pub(crate) mod space;
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@
 //! one entry can be proved alone. A frame is **whole** when all of these verify and every padding byte is zero.
 //!
 //! A head is verified alone, before its length is believed. This module does not know whether a frame belongs where it
-//! was found: [`crate::engine::recovery`] does.
+//! was found: recovery does.
 
 use std::ops::Range;
 
@@ -165,6 +165,11 @@ impl Head {
             headers_checksum: u32_at(block, HEADERS_CHECKSUM_AT),
             checksum,
         })
+    }
+
+    /// The salt that a head at the start of `block` carries, if one may begin there: nothing is verified.
+    pub fn salt_in(block: &[u8]) -> Option<u64> {
+        (block.len() >= HEAD_BYTES && block[..4] == MAGIC).then(|| u64_at(block, 64))
     }
 
     fn encode(&self, out: &mut [u8]) -> u32 {

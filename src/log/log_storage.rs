@@ -39,7 +39,8 @@ impl Log {
             }
             Ok(entries)
         };
-        self.on_reader_thread(Box::new(read)).await
+        let answer = super::reader::on_reader_thread(self.shared(), Box::new(read));
+        std::future::poll_fn(|context| answer.poll(context.waker())).await
     }
 
     /// Keeps up to and including `index`.

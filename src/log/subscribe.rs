@@ -6,6 +6,7 @@
 //! A durable subscriber learns of a truncation when that is durable, an accepted one when it is accepted.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -13,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 
 use super::core::{Core, Shared};
+use super::pending::Answer;
 use super::reader;
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
@@ -97,13 +99,12 @@ impl Subscriber {
         }
     }
 
-    pub(crate) fn notify(&self) {
+    /// Wakes a thread that waits; the waker of a task that does comes back, to be woken without a lock held.
+    pub(crate) fn notify(&self) -> Option<Waker> {
         let mut inbox = self.inbox();
         inbox.is_notified = true;
         self.news.notify_one();
-        if let Some(waker) = inbox.waker.take() {
-            waker.wake();
-        }
+        inbox.waker.take()
     }
 }
 
@@ -125,60 +126,74 @@ impl Subscription {
         Subscription { shared, subscriber, ready: VecDeque::new(), is_over: false }
     }
 
-    /// The same events for a task. Reads of entries that left the tail cache happen within the poll: a stream that
-    /// lags far behind belongs on a thread of its own.
+    /// The same events for a task, which never blocks: what left the tail cache is read by the log's reader thread.
     pub fn stream(self) -> EventStream {
-        EventStream { subscription: self }
+        EventStream { subscription: self, reading: None }
     }
 
-    /// The next event if there is one; `None` means wait. Errors are given once.
-    fn take(&mut self) -> Option<Result<Event>> {
-        let range = {
-            let core = self.shared.core();
-            let mut inbox = self.subscriber.inbox();
-            inbox.is_notified = false;
-            if let Some(from) = inbox.truncated.take() {
-                self.ready.retain(|entry| entry.index < from);
-                // What was read before the truncation and not yet shown goes first only if it stays.
-                if let Some(entry) = self.ready.pop_front() {
-                    inbox.truncated = Some(from);
-                    return Some(Ok(Event::Entry(entry)));
-                }
-                return Some(Ok(Event::Truncated { from }));
-            }
-            if let Some(entry) = self.ready.pop_front() {
-                return Some(Ok(Event::Entry(entry)));
-            }
-            match readable(&core, self.subscriber.upto, inbox.next) {
-                Ok(Some(end)) => inbox.next..end,
-                Ok(None) => return None,
-                Err(error) => return Some(Err(error)),
-            }
-        };
-        self.read(range)
+    /// What is to be done next. Errors are given once.
+    fn look(&mut self) -> Look {
+        let core = self.shared.core();
+        let mut inbox = self.subscriber.inbox();
+        inbox.is_notified = false;
+        if let Some(from) = inbox.truncated {
+            // What was read before the truncation and not yet shown goes first, but only if it stays.
+            self.ready.retain(|entry| entry.index < from);
+        }
+        if let Some(entry) = self.ready.pop_front() {
+            return Look::Event(Ok(Event::Entry(entry)));
+        }
+        if let Some(from) = inbox.truncated.take() {
+            return Look::Event(Ok(Event::Truncated { from }));
+        }
+        match readable(&core, self.subscriber.upto, inbox.next) {
+            Ok(Some(end)) => Look::Read(Wanted { range: inbox.next..end, truncations: core.sequencer.truncations() }),
+            Ok(None) => Look::Wait,
+            Err(error) => Look::Event(Err(error)),
+        }
     }
 
-    fn read(&mut self, range: std::ops::Range<u64>) -> Option<Result<Event>> {
-        match reader::get_entries(&self.shared, range.clone(), READ_BYTES) {
+    /// Takes in what was read, unless the log changed below it meanwhile; an error that the next look will not explain
+    /// comes back.
+    fn absorb(&mut self, wanted: &Wanted, read: Result<Vec<LogEntry>>) -> Result<()> {
+        match read {
             Ok(entries) => {
-                let _core = self.shared.core();
+                let core = self.shared.core();
                 let mut inbox = self.subscriber.inbox();
-                if inbox.next == range.start && inbox.truncated.is_none() {
+                // After a truncation it is open which of them were read before it, and which are not durable yet.
+                let is_same = core.sequencer.truncations() == wanted.truncations;
+                if is_same && inbox.next == wanted.range.start {
                     inbox.next += entries.len() as u64;
                     self.ready.extend(entries);
                 }
+                Ok(())
             }
             // Truncated or compacted between the look and the read: the next look tells which.
-            Err(Error::NotWritten { .. } | Error::Compacted { .. }) => {}
-            Err(error) => return Some(Err(error)),
+            Err(Error::NotWritten { .. } | Error::Compacted { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
-        self.take()
     }
 
-    fn over<T>(&mut self, event: Option<Result<T>>) -> Option<Result<T>> {
-        self.is_over = !matches!(event, Some(Ok(_)));
-        event
+    /// The event, and whether it is the last.
+    fn tell(&mut self, event: Result<Event>) -> Option<Result<Event>> {
+        self.is_over = event.is_err();
+        // A closed log ends a subscription without further words.
+        Some(event).filter(|event| !matches!(event, Err(Error::Closed)))
     }
+}
+
+/// Entries to be read, and how many truncations had been accepted when they were seen to be there.
+#[derive(Clone)]
+struct Wanted {
+    range: Range<u64>,
+    truncations: u64,
+}
+
+/// What a subscription is to do next.
+enum Look {
+    Event(Result<Event>),
+    Read(Wanted),
+    Wait,
 }
 
 /// One past the last index that a subscriber at `next` may see now; `None` if it is to wait.
@@ -206,14 +221,18 @@ impl Iterator for Subscription {
 
     fn next(&mut self) -> Option<Result<Event>> {
         while !self.is_over {
-            match self.take() {
-                Some(Err(Error::Closed)) => return self.over(None),
-                Some(event) => return self.over(Some(event)),
-                None => {
-                    let subscriber = self.subscriber.clone();
-                    let inbox = subscriber.inbox();
+            match self.look() {
+                Look::Event(event) => return self.tell(event),
+                Look::Read(wanted) => {
+                    let read = reader::get_entries(&self.shared, wanted.range.clone(), READ_BYTES);
+                    if let Err(error) = self.absorb(&wanted, read) {
+                        return self.tell(Err(error));
+                    }
+                }
+                Look::Wait => {
+                    let inbox = self.subscriber.inbox();
                     if !inbox.is_notified {
-                        drop(subscriber.news.wait(inbox).unwrap_or_else(PoisonError::into_inner));
+                        drop(self.subscriber.news.wait(inbox).unwrap_or_else(PoisonError::into_inner));
                     }
                 }
             }
@@ -225,20 +244,57 @@ impl Iterator for Subscription {
 /// A subscription as a [`Stream`]; see [`Subscription::stream`].
 pub struct EventStream {
     subscription: Subscription,
+    reading: Option<Reading>,
+}
+
+/// What the reader thread is reading.
+struct Reading {
+    wanted: Wanted,
+    answer: Arc<Answer<Vec<LogEntry>>>,
+}
+
+impl EventStream {
+    /// Reads from memory at once, and leaves what needs the disk to the reader thread.
+    fn start_reading(&mut self, wanted: Wanted) -> Result<()> {
+        let shared = &self.subscription.shared;
+        match reader::get_cached(shared, wanted.range.start) {
+            Ok(None) => {
+                let range = wanted.range.clone();
+                let read = move |shared: &Shared| reader::get_entries(shared, range, READ_BYTES);
+                let answer = reader::on_reader_thread(shared, Box::new(read));
+                self.reading = Some(Reading { wanted, answer });
+                Ok(())
+            }
+            Ok(Some(entry)) => self.subscription.absorb(&wanted, Ok(vec![entry])),
+            Err(error) => self.subscription.absorb(&wanted, Err(error)),
+        }
+    }
 }
 
 impl Stream for EventStream {
     type Item = Result<Event>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
-        let subscription = &mut self.subscription;
-        while !subscription.is_over {
-            subscription.subscriber.inbox().waker = Some(context.waker().clone());
-            match subscription.take() {
-                Some(Err(Error::Closed)) => return Poll::Ready(subscription.over(None)),
-                Some(event) => return Poll::Ready(subscription.over(Some(event))),
-                None if subscription.subscriber.inbox().is_notified => {}
-                None => return Poll::Pending,
+        let this = &mut *self;
+        while !this.subscription.is_over {
+            if let Some(Reading { wanted, answer }) = &this.reading {
+                let read = std::task::ready!(answer.poll(context.waker()));
+                let absorbed = this.subscription.absorb(wanted, read);
+                this.reading = None;
+                if let Err(error) = absorbed {
+                    return Poll::Ready(this.subscription.tell(Err(error)));
+                }
+            }
+            this.subscription.subscriber.inbox().waker = Some(context.waker().clone());
+            match this.subscription.look() {
+                Look::Event(event) => return Poll::Ready(this.subscription.tell(event)),
+                Look::Read(wanted) => {
+                    if let Err(error) = this.start_reading(wanted) {
+                        return Poll::Ready(this.subscription.tell(Err(error)));
+                    }
+                }
+                Look::Wait if this.subscription.subscriber.inbox().is_notified => {}
+                Look::Wait => return Poll::Pending,
             }
         }
         Poll::Ready(None)

@@ -78,12 +78,8 @@ impl LockFile {
         let path = disk.path_of(names::LOCK);
         let file = disk.open(names::LOCK, Access::Lock).map_err(Error::io("open for writing", &path))?;
         lock_within(&*file, wait, || Error::Locked { path: path.clone(), holder: holder(&*file) }, &path)?;
-        let text = format!("process {}\n", std::process::id());
-        // Only for messages: whether it reaches the disk does not matter.
-        let mut line = [0; HOLDER_BYTES_MAX];
-        line[..text.len()].copy_from_slice(text.as_bytes());
-        match file.write_at(&line, HOLDER_OFFSET).map_err(Error::io("write", &path)) {
-            // A log on a full disk opens all the same.
+        match name_holder(&*file).map_err(Error::io("write", &path)) {
+            // On a full disk the name may have no room; the lock holds without it.
             Err(error) if !error.is_out_of_space() => return Err(error),
             _ => {}
         }
@@ -133,6 +129,18 @@ fn read_slots(file: &dyn DiskFile, disk: &dyn Disk) -> Result<(Option<Slot>, usi
     Ok(best)
 }
 
+/// Writes who holds the lock. Only for messages: whether it reaches the disk does not matter. A file that is longer
+/// than a lock file is something else under its name, perhaps a segment: recovery will say so, and it stays as it is.
+fn name_holder(file: &dyn DiskFile) -> io::Result<()> {
+    if file.size()? > HOLDER_OFFSET + HOLDER_BYTES_MAX as u64 {
+        return Ok(());
+    }
+    let text = format!("process {}\n", std::process::id());
+    let mut line = [0; HOLDER_BYTES_MAX];
+    line[..text.len()].copy_from_slice(text.as_bytes());
+    file.write_at(&line, HOLDER_OFFSET)
+}
+
 fn holder(file: &dyn DiskFile) -> String {
     let mut line = [0; HOLDER_BYTES_MAX];
     let bytes = file.read_at(&mut line, HOLDER_OFFSET).unwrap_or(0);
@@ -150,12 +158,13 @@ pub(crate) fn lock_within(
     refusal: impl Fn() -> Error,
     path: &std::path::Path,
 ) -> Result<()> {
-    let deadline = Instant::now() + wait;
+    // A wait beyond the clock's end is one without an end.
+    let deadline = Instant::now().checked_add(wait);
     loop {
         if file.try_lock().map_err(Error::io("lock", path))? {
             return Ok(());
         }
-        if Instant::now() >= deadline {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(refusal());
         }
         std::thread::sleep(Duration::from_millis(5));

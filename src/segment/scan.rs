@@ -7,10 +7,11 @@
 //! An I/O error is returned as such: it is never evidence about the log.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::{AlignedBuf, DiskFile};
+use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
 use crate::engine::recovery::{self, Fit, Replay};
 use crate::error::{Error, Result};
 use crate::format::frame::{self, FrameDefect, Head, HeadRead, WholeFrame};
@@ -33,6 +34,53 @@ pub(crate) enum Found {
     Whole(Box<WholeFrame>),
 }
 
+/// A segment that is opened for each read: for those that are seldom read, of which there may be more than a process
+/// can have open.
+pub(crate) struct OnDemand {
+    disk: Arc<dyn Disk>,
+    name: String,
+}
+
+impl OnDemand {
+    pub(crate) fn new(disk: Arc<dyn Disk>, name: String) -> OnDemand {
+        OnDemand { disk, name }
+    }
+
+    fn open(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.name, Access::Read)
+    }
+}
+
+impl DiskFile for OnDemand {
+    fn size(&self) -> io::Result<u64> {
+        self.open()?.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.open()?.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.open(&self.name, Access::Segment { durable: true })?.write_at(buf, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.open(&self.name, Access::ReadWrite)?.sync()
+    }
+
+    fn allocate(&self, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
 /// See the module.
 pub(crate) struct SegmentReader {
     file: Arc<dyn DiskFile>,
@@ -44,8 +92,12 @@ pub(crate) struct SegmentReader {
 
 impl SegmentReader {
     pub(crate) fn new(file: Arc<dyn DiskFile>, header: SegmentHeader) -> SegmentReader {
-        let window = AlignedBuf::zeroed(WINDOW_BYTES.min(header.segment_bytes) as usize);
-        SegmentReader { file, header, window, window_start: 0, window_filled: 0 }
+        SegmentReader { file, header, window: AlignedBuf::zeroed(0), window_start: 0, window_filled: 0 }
+    }
+
+    /// Gives the window's memory back; reading goes on as before.
+    pub(crate) fn release(&mut self) {
+        (self.window, self.window_start, self.window_filled) = (AlignedBuf::zeroed(0), 0, 0);
     }
 
     pub(crate) fn block_bytes(&self) -> u64 {
@@ -55,8 +107,7 @@ impl SegmentReader {
     /// The bytes from a block's start, fewer than asked for only where the file ends.
     pub(crate) fn bytes(&mut self, offset: u64, bytes: u64) -> io::Result<&[u8]> {
         let bytes = bytes.min(self.header.segment_bytes.saturating_sub(offset));
-        let loaded = self.window_start..self.window_start + self.window_filled as u64;
-        if !(loaded.start <= offset && offset + bytes <= loaded.end) {
+        if !(self.window_start <= offset && offset + bytes <= self.end()) {
             self.load(offset, bytes)?;
         }
         let start = (offset - self.window_start) as usize;
@@ -64,8 +115,16 @@ impl SegmentReader {
         Ok(&self.window[start.min(end)..end])
     }
 
+    /// Where the loaded bytes end.
+    fn end(&self) -> u64 {
+        self.window_start + self.window_filled as u64
+    }
+
     fn load(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
-        let wanted = bytes.max(WINDOW_BYTES.min(self.header.segment_bytes - offset));
+        // A look at one place reads no more than it needs; whoever goes on from there reads ahead.
+        let goes_on = self.window_filled > 0 && (self.window_start..=self.end()).contains(&offset);
+        let ahead = if goes_on { WINDOW_BYTES.min(self.header.segment_bytes - offset) } else { 0 };
+        let wanted = bytes.max(ahead);
         let wanted = wanted.next_multiple_of(self.block_bytes()) as usize;
         if self.window.len() < wanted {
             self.window = AlignedBuf::zeroed(wanted);

@@ -374,7 +374,7 @@ impl SimFile {
 
     /// Refuses unaligned memory for direct access; and unaligned places, for reading.
     fn check_aligned(&self, block: u64, address: usize, place: Option<(u64, usize)>) -> io::Result<()> {
-        if matches!(self.access, Access::Read | Access::Create | Access::Lock) {
+        if matches!(self.access, Access::Read | Access::ReadWrite | Access::Create | Access::Lock) {
             return Ok(());
         }
         let (offset, bytes) = place.unwrap_or((0, 0));

@@ -225,7 +225,7 @@ impl State {
         let makes = match access {
             Access::CreateSegment | Access::Create => true,
             Access::Lock => known.is_none(),
-            Access::Read | Access::ReadDirect | Access::Segment { .. } => false,
+            Access::Read | Access::ReadWrite | Access::ReadDirect | Access::Segment { .. } => false,
         };
         self.begin(if makes { OpKind::Create } else { OpKind::Open }, name).map_err(to_io)?;
         match known {
