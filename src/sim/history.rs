@@ -22,11 +22,12 @@ use super::judge::{Finding, Judge, Tale};
 use super::local::{LocalLog, SYNC_TOKEN};
 use super::model::{Fitting, Model, Refused};
 use super::rng::Rng;
-use crate::config::{Config, Durability, SEGMENT_BLOCKS_MIN};
+use crate::config::{Config, Durability};
 use crate::engine::sequencer::Request;
 use crate::engine::space::batch_bytes_max;
 use crate::entry::LogEntry;
 use crate::error::Error;
+use crate::format::segment::SEGMENT_BLOCKS_MIN;
 use crate::format::state::hard_state_bytes_max;
 
 /// Entries beyond which a history compacts rather than grows.

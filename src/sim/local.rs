@@ -121,7 +121,8 @@ impl LocalLog {
             bytes: config.in_flight_bytes_max,
             durable_writes: config.durability == Durability::Sync,
         };
-        let limits = Limits { frame_bytes_max: config.frame_bytes_max, first_index: config.first_index };
+        let block_bytes = crate::segment::recover::block_bytes(&config, &*disk)?;
+        let limits = Limits { frame_bytes_max: config.frame_bytes_max, block_bytes, first_index: config.first_index };
         let pipeline = Pipeline::new(bounds, epoch, chain, start.next_number - 1);
         let mut unsealed = VecDeque::new();
         let mut handles = BTreeMap::new();
