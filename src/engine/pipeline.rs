@@ -149,13 +149,18 @@ impl Pipeline {
         if planted(Plant::AckOutOfOrder) && !self.is_poisoned {
             self.advance(number.max(self.written));
         }
+        self.pop_written();
+        self.progress()
+    }
+
+    /// Lets go of the frames that are written and have none before them in flight.
+    fn pop_written(&mut self) {
         while let Some(flight) = self.flights.pop_front_if(|flight| flight.is_written) {
             self.bytes_in_flight -= flight.bytes;
             if !self.is_poisoned {
                 self.advance(flight.number.max(self.written));
             }
         }
-        self.progress()
     }
 
     fn advance(&mut self, written: u64) {
@@ -181,6 +186,8 @@ impl Pipeline {
         if let Some(at) = self.flights.iter().position(|flight| flight.number == number) {
             self.bytes_in_flight -= self.flights.remove(at).map_or(0, |flight| flight.bytes);
         }
+        // Those behind it that were written before it failed complete no more: nobody would wait for them in vain.
+        self.pop_written();
     }
 
     /// Begins a sync of all that is written, unless one is under way or there is nothing to do; returns the segments to

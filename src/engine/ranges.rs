@@ -95,6 +95,7 @@ impl Ranges {
     }
 
     /// The lowest live index.
+    #[cfg(test)]
     pub(crate) fn first(&self) -> Option<u64> {
         self.segments.iter().find(|segment| !segment.live.is_empty()).map(|segment| segment.live.start)
     }

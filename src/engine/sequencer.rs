@@ -115,11 +115,30 @@ impl Frame {
 #[derive(Clone, Copy, Debug)]
 struct Digest {
     number: u64,
-    next: Option<u64>,
-    /// Lowest index that the frame truncated.
-    truncated: Option<u64>,
+    end: Option<End>,
+    /// Where the frame's lowest truncation leaves the log.
+    truncated: Option<End>,
     compacted: Option<u64>,
     bytes: u64,
+}
+
+/// Where a log of entries ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Index that follows.
+    pub(crate) next: u64,
+    /// Term of the last entry before it, or of the compaction point.
+    pub(crate) last_term: u64,
+}
+
+impl End {
+    pub(crate) fn of(state: &State) -> Option<End> {
+        state.next.map(|next| End { next, last_term: state.last_term })
+    }
+
+    fn lower(self, other: End) -> End {
+        if other.next < self.next { other } else { self }
+    }
 }
 
 /// Where the next frame would go.
@@ -145,6 +164,8 @@ pub(crate) struct Accepted {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) frame_bytes_max: u64,
+    /// Block size of the segments to come.
+    pub(crate) block_bytes: u32,
     pub(crate) first_index: u64,
 }
 
@@ -167,7 +188,7 @@ pub(crate) struct Sequencer {
     digests: VecDeque<Digest>,
     acknowledged: u64,
     durable: u64,
-    durable_next: Option<u64>,
+    durable_end: Option<End>,
     durable_compaction: Option<u64>,
     queued_bytes: u64,
     truncations: u64,
@@ -181,13 +202,15 @@ pub(crate) struct Start {
     pub(crate) tail: u64,
     pub(crate) spares: Vec<Plot>,
     pub(crate) next_number: u64,
+    /// The last durable frame, and where the log ends after it.
+    pub(crate) durable: (u64, Option<End>),
     pub(crate) open_due: bool,
     pub(crate) last_kind: FrameKind,
 }
 
 impl Sequencer {
     pub(crate) fn new(start: Start, limits: Limits) -> Sequencer {
-        let durable_next = start.ledger.outline.state.next;
+        let (durable, durable_end) = start.durable;
         let durable_compaction = start.ledger.outline.state.compacted.map(|(index, _)| index);
         Sequencer {
             ledger: start.ledger,
@@ -202,8 +225,8 @@ impl Sequencer {
             last_kind: start.last_kind,
             digests: VecDeque::new(),
             acknowledged: start.next_number - 1,
-            durable: start.next_number - 1,
-            durable_next,
+            durable,
+            durable_end,
             durable_compaction,
             queued_bytes: 0,
             truncations: 0,
@@ -226,7 +249,7 @@ impl Sequencer {
             return Ok(Accepted { indexes: next..next, number: self.last_number(), operation_count: 0 });
         }
         let bytes = operations.iter().map(Operation::encoded_bytes).sum();
-        let limit = space::batch_bytes_max(self.active.segment_bytes, self.active.block_bytes);
+        let limit = self.batch_bytes_max();
         if bytes > limit {
             return Err(Error::TooLarge { what: "batch", bytes, limit }.into());
         }
@@ -240,6 +263,13 @@ impl Sequencer {
         self.join(operations);
         debug_assert_eq!(self.ledger.outline, outline, "joining does what the trial did");
         Ok(Accepted { indexes, number: self.last_number(), operation_count })
+    }
+
+    /// What fits any segment that the batch may have to go to.
+    fn batch_bytes_max(&self) -> u64 {
+        let spares = self.spares.iter().map(|spare| spare.block_bytes);
+        let block_bytes = spares.fold(self.active.block_bytes.max(self.limits.block_bytes), u32::max);
+        space::batch_bytes_max(self.active.segment_bytes, block_bytes)
     }
 
     fn class_of(&self, operations: &[Operation]) -> Class {
@@ -325,7 +355,8 @@ impl Sequencer {
         self.tail = place.cursor.tail;
         self.last_kind = kind;
         let next = self.ledger.outline.state.next;
-        self.digests.push_back(Digest { number, next, truncated: None, compacted: None, bytes: 0 });
+        let end = End::of(&self.ledger.outline.state);
+        self.digests.push_back(Digest { number, end, truncated: None, compacted: None, bytes: 0 });
         self.pending = Some(Frame {
             kind,
             number,
@@ -356,10 +387,13 @@ impl Sequencer {
                     pending.entry_count += 1;
                     pending.first_entry = pending.first_entry.or(Some(*index));
                 }
-                Operation::Truncate { first_removed, .. } => {
+                Operation::Truncate { first_removed, last_term } => {
                     self.truncations += 1;
-                    digest.truncated = Some(digest.truncated.map_or(*first_removed, |low| low.min(*first_removed)));
-                    self.durable_next = self.durable_next.map(|next| next.min(*first_removed));
+                    // A log truncated to nothing may begin again lower down: nothing of what it had counts then.
+                    let next = self.ledger.outline.state.next.map_or(0, |_| *first_removed);
+                    let end = End { next, last_term: *last_term };
+                    digest.truncated = Some(digest.truncated.map_or(end, |low| low.lower(end)));
+                    self.durable_end = self.durable_end.map(|durable| durable.lower(end));
                 }
                 Operation::Compact { index, .. } => digest.compacted = Some(*index),
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
@@ -367,7 +401,7 @@ impl Sequencer {
             pending.operations.push(operation);
         }
         pending.next = self.ledger.outline.state.next;
-        digest.next = pending.next;
+        digest.end = End::of(&self.ledger.outline.state);
     }
 
     fn close_pending(&mut self) {
@@ -450,15 +484,16 @@ impl Sequencer {
 
     /// Frames up to `number` are durable.
     pub(crate) fn on_durable(&mut self, number: u64) {
+        if number <= self.durable {
+            return;
+        }
         while let Some(digest) = self.digests.pop_front_if(|digest| digest.number <= number) {
             self.queued_bytes -= digest.bytes;
-            self.durable_next = digest.next;
+            self.durable_end = digest.end;
             self.durable_compaction = digest.compacted.or(self.durable_compaction);
         }
-        let truncated = self.digests.iter().filter_map(|digest| digest.truncated).min();
-        if let (Some(next), Some(truncated)) = (self.durable_next, truncated) {
-            self.durable_next = Some(next.min(truncated));
-        }
+        let truncated = self.digests.iter().filter_map(|digest| digest.truncated);
+        self.durable_end = self.durable_end.map(|durable| truncated.fold(durable, End::lower));
         self.durable = self.durable.max(number);
         self.acknowledged = self.acknowledged.max(number);
     }
@@ -477,9 +512,14 @@ impl Sequencer {
         self.ledger.outline.state.next.unwrap_or(self.limits.first_index)
     }
 
-    /// One past the last index that is durable and not truncated since.
+    /// One past the last index that is durable and not truncated since; `None` where nothing is.
     pub(crate) fn durable_next(&self) -> Option<u64> {
-        self.durable_next
+        self.durable_end.map(|end| end.next)
+    }
+
+    /// Where what is durable and not truncated since ends; `None` where nothing is.
+    pub(crate) fn durable_end(&self) -> Option<End> {
+        self.durable_end
     }
 
     /// Bytes accepted and not acknowledged.

@@ -8,10 +8,11 @@
 //! - Once poisoned or closed, the log stays so.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
+use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
@@ -104,6 +105,12 @@ pub(crate) struct Core {
     /// Callers that wait for room or for a spare, as threads and as tasks.
     pub(crate) room_sleepers: usize,
     pub(crate) room_wakers: Vec<Waker>,
+    /// To be woken when the lock is given up: a waker may run, or drop, anything.
+    pub(crate) woken: Vec<Waker>,
+    /// The helper thread, where the writer thread is to end it.
+    pub(crate) orphan: Option<JoinHandle<()>>,
+    /// Callbacks of batches that had nothing to wait for, for the writer thread to run.
+    pub(crate) callbacks_due: Vec<Callback>,
     pub(crate) poison: Option<Arc<Error>>,
     pub(crate) is_closed: bool,
 }
@@ -138,7 +145,8 @@ impl Core {
         hints: &[(u64, u64)],
     ) -> Result<(Accepted, Arc<Ticket>), Hold> {
         self.check_writable().map_err(Hold::Refused)?;
-        if self.sequencer.queued_bytes() >= config.queue_bytes_max {
+        let queued = self.sequencer.queued_bytes();
+        if queued > 0 && queued >= config.queue_bytes_max {
             return Err(Hold::QueueFull);
         }
         let accepted = match self.sequencer.accept(requests, now_ms(), hints) {
@@ -180,7 +188,7 @@ impl Core {
         self.subscribers.retain(|weak| match weak.upgrade() {
             Some(subscriber) => {
                 if whom(&subscriber) {
-                    subscriber.notify();
+                    self.woken.extend(subscriber.notify());
                 }
                 true
             }
@@ -205,35 +213,27 @@ impl Core {
         }
     }
 
-    /// One past the last index that readers may see: everything accepted, or after poisoning what is durable.
-    pub(crate) fn visible_next(&self) -> u64 {
+    /// The live indexes that readers may see: everything accepted, or after poisoning what is durable of it.
+    pub(crate) fn visible(&self) -> Range<u64> {
         let accepted = self.sequencer.next_index();
+        let first = self.sequencer.outline().first_readable(accepted);
         match self.poison {
-            Some(_) => self.sequencer.durable_next().unwrap_or(accepted).min(accepted),
-            None => accepted,
+            Some(_) => first..self.sequencer.durable_next().unwrap_or(first).clamp(first, accepted),
+            None => first..accepted,
         }
+    }
+
+    /// One past the last index that readers may see.
+    pub(crate) fn visible_next(&self) -> u64 {
+        self.visible().end
     }
 
     /// Index and term of the last entry that readers may see.
-    pub(crate) fn last_visible(&self) -> Option<(u64, u64)> {
+    pub(crate) fn visible_last(&self) -> Option<(u64, u64)> {
         let visible = self.visible();
-        let last = visible
-            .end
-            .checked_sub(1)
-            .filter(|_| !visible.is_empty() && self.sequencer.outline().state.first.is_some())?;
-        if visible.end == self.sequencer.next_index() {
-            return Some((last, self.sequencer.outline().state.last_term));
-        }
-        // Poisoned: what follows it was accepted and never became durable.
-        let term = self.tail.get(last).map(|entry| entry.term).or_else(|| self.sequencer.ledger.term_of(last));
-        Some((last, term.unwrap_or(self.sequencer.outline().state.last_term)))
-    }
-
-    /// The live indexes that readers may see.
-    pub(crate) fn visible(&self) -> Range<u64> {
-        let next = self.visible_next();
-        let first = self.sequencer.outline().first_readable(next).min(next);
-        first..next
+        let durable = self.sequencer.durable_end().filter(|_| self.poison.is_some());
+        let last_term = durable.map_or(self.sequencer.outline().state.last_term, |end| end.last_term);
+        (!visible.is_empty()).then(|| (visible.end - 1, last_term))
     }
 
     /// Checks that an index can be read.
@@ -259,6 +259,34 @@ impl Core {
     }
 }
 
+/// The core's lock, held. When it is given up, the tasks that are to be woken are: not before, because waking a task may
+/// drop it, and with it the last handle of this log.
+pub(crate) struct CoreGuard<'a>(Option<MutexGuard<'a, Core>>);
+
+impl Deref for CoreGuard<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        self.0.as_ref().unwrap_or_else(|| unreachable!("the lock is given up only when the guard goes"))
+    }
+}
+
+impl DerefMut for CoreGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        self.0.as_mut().unwrap_or_else(|| unreachable!("the lock is given up only when the guard goes"))
+    }
+}
+
+impl Drop for CoreGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(mut guard) = self.0.take() {
+            let woken = std::mem::take(&mut guard.woken);
+            drop(guard);
+            woken.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
 /// What every handle and thread of a log shares.
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -272,8 +300,8 @@ pub(crate) struct Shared {
     pub(crate) to_helper: Sender<ToHelper>,
     pub(crate) alarm: OnceLock<Arc<dyn Alarm>>,
     pub(crate) lock: Mutex<Option<LockFile>>,
-    /// Handles with an open index map, in the order they were opened.
-    pub(crate) maps: Mutex<VecDeque<Weak<SegmentHandle>>>,
+    /// Handles with open files, in the order they were opened.
+    pub(crate) open_handles: Mutex<VecDeque<Weak<SegmentHandle>>>,
     /// To the reader thread, if there is one.
     pub(crate) reads: Mutex<Option<Sender<ReadJob>>>,
     started: Instant,
@@ -300,16 +328,16 @@ impl Shared {
             to_helper: senders.1,
             alarm: OnceLock::new(),
             lock: Mutex::new(lock),
-            maps: Mutex::new(VecDeque::new()),
+            open_handles: Mutex::new(VecDeque::new()),
             reads: Mutex::new(None),
             started: Instant::now(),
         }
     }
 
-    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn core(&self) -> CoreGuard<'_> {
         // A panic while the lock was held is a bug of ours; the state may be half changed, so it is not papered over:
         // the writer poisons the log when it panics, and callers go on with what they see.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        CoreGuard(Some(self.core.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Nanoseconds on the log's own clock, never 0.
@@ -322,6 +350,8 @@ impl Shared {
         let wake = match core.writer {
             WriterState::Awake => return,
             WriterState::Idle => true,
+            // Every slot is taken: it will look by itself when one is free.
+            WriterState::Waiting { worth_bytes: u64::MAX } => false,
             WriterState::Waiting { worth_bytes } => {
                 core.sequencer.has_closed()
                     || core.sequencer.peek_frame().is_some_and(|(bytes, _)| bytes >= worth_bytes)
@@ -358,18 +388,20 @@ impl Shared {
     }
 
     /// Waits until room may have been made; the lock is given up meanwhile.
-    pub(crate) fn wait_for_room<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+    pub(crate) fn wait_for_room(&self, mut core: CoreGuard<'_>) {
         core.room_sleepers += 1;
-        let mut core = self.room.wait(core).unwrap_or_else(PoisonError::into_inner);
+        if let Some(guard) = core.0.take() {
+            core.0 = Some(self.room.wait(guard).unwrap_or_else(PoisonError::into_inner));
+        }
         core.room_sleepers -= 1;
-        core
     }
 
     /// Wakes everyone who waits for room.
     pub(crate) fn notify_room(&self, core: &mut Core) {
         if core.has_room_waiters() {
             self.room.notify_all();
-            core.room_wakers.drain(..).for_each(Waker::wake);
+            let Core { woken, room_wakers, .. } = core;
+            woken.append(room_wakers);
         }
     }
 
@@ -382,6 +414,17 @@ impl Shared {
         self.notify_room(core);
         core.notify_subscribers(|_| true);
         self.wake_writer(core);
+    }
+
+    /// Gives up every descriptor that holds a lock, whoever still holds a part of this log.
+    pub(crate) fn let_go(&self) {
+        {
+            let mut core = self.core();
+            core.files.clear();
+            core.notify_subscribers(|_| true);
+        }
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// A segment stands ready.

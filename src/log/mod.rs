@@ -19,13 +19,13 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker, ready};
 
 use bytes::Bytes;
 
 pub use self::batch::Batch;
-use self::core::{Callback, Core, Hold, Shared, ToHelper, ToWriter};
+use self::core::{Callback, Core, CoreGuard, Hold, Shared, ToHelper, ToWriter};
 use self::open::Threads;
 pub use self::pending::Pending;
 pub use self::reader::Entries;
@@ -224,17 +224,9 @@ impl Log {
     /// Those of [`Log::write`].
     pub fn write_async(&self, batch: Batch) -> impl Future<Output = Result<Range<u64>>> + Send + use<> + 'static {
         let log = self.clone();
-        let mut intake = Intake::default();
+        let mut intake = Intake { never_blocks: true, ..Intake::default() };
         async move {
-            let pending = std::future::poll_fn(|context| {
-                let mut core = match log.try_accept(&batch, &mut intake) {
-                    Ok(accepted) => return Poll::Ready(accepted),
-                    Err(core) => core,
-                };
-                core.room_wakers.push(context.waker().clone());
-                Poll::Pending
-            });
-            let pending = pending.await?;
+            let pending = std::future::poll_fn(|context| log.poll_accept(&batch, &mut intake, context.waker())).await?;
             let indexes = pending.indexes();
             pending.await?;
             Ok(indexes)
@@ -255,7 +247,7 @@ impl Log {
         loop {
             match self.try_accept(&batch, &mut intake) {
                 Ok(accepted) => return accepted,
-                Err(core) => drop(self.shared().wait_for_room(core)),
+                Err(core) => self.shared().wait_for_room(core),
             }
         }
     }
@@ -267,7 +259,7 @@ impl Log {
     /// [`Error::Busy`] where [`Log::submit`] would wait, and its other errors; the batch comes back.
     #[allow(clippy::result_large_err, reason = "the batch comes back so that it can be tried again")]
     pub fn try_submit(&self, batch: Batch) -> Result<Pending, (Error, Batch)> {
-        let mut intake = Intake { never_waits: true, ..Intake::default() };
+        let mut intake = Intake { never_blocks: true, never_waits: true, ..Intake::default() };
         match self.try_accept(&batch, &mut intake) {
             Ok(Ok(pending)) => Ok(pending),
             Ok(Err(error)) => Err((error, batch)),
@@ -290,7 +282,7 @@ impl Log {
         loop {
             match self.try_accept(&batch, &mut intake) {
                 Ok(accepted) => return accepted.map(|pending| pending.indexes()),
-                Err(core) => drop(self.shared().wait_for_room(core)),
+                Err(core) => self.shared().wait_for_room(core),
             }
         }
     }
@@ -348,14 +340,12 @@ impl Log {
     pub fn state(&self) -> LogState {
         let core = self.shared().core();
         let visible = core.visible();
-        let outline = core.sequencer.outline();
-        let has_entries = outline.state.first.is_some() && !visible.is_empty();
         let durable_end = core.sequencer.durable_next().map(|next| next.min(visible.end));
         LogState {
             first: visible.start,
-            last: core.last_visible(),
-            compacted: outline.state.compacted,
-            durable: durable_end.filter(|&end| has_entries && end > visible.start).map(|end| end - 1),
+            last: core.visible_last(),
+            compacted: core.sequencer.outline().state.compacted,
+            durable: durable_end.filter(|&end| end > visible.start).map(|end| end - 1),
         }
     }
 
@@ -520,7 +510,7 @@ impl Log {
     }
 
     /// One attempt at accepting: the result, or the lock still held where the caller is to wait for room.
-    fn try_accept(&self, batch: &Batch, intake: &mut Intake) -> Result<Result<Pending>, MutexGuard<'_, Core>> {
+    fn try_accept(&self, batch: &Batch, intake: &mut Intake) -> Result<Result<Pending>, CoreGuard<'_>> {
         let shared = self.shared();
         if shared.read_only {
             return Ok(Err(Error::ReadOnly));
@@ -538,11 +528,38 @@ impl Log {
                 Err(Hold::NeedTerm(index)) => {
                     intake.truncations = Some(core.sequencer.truncations());
                     drop(core);
-                    match reader::term(shared, index) {
-                        Ok(term) => intake.hints.push((index, term)),
+                    match intake.look_up(shared, index) {
+                        Ok(Some(term)) => intake.hints.push((index, term)),
+                        Ok(None) => return Err(shared.core()),
                         Err(error) => return Ok(Err(error)),
                     }
                 }
+            }
+        }
+    }
+
+    /// One attempt of a task: what it needs from the disk is read by the reader thread, and where there is no room its
+    /// waker is left behind.
+    fn poll_accept(&self, batch: &Batch, intake: &mut Intake, waker: &Waker) -> Poll<Result<Pending>> {
+        loop {
+            if let Some((index, answer)) = &intake.lookup {
+                let term = ready!(answer.poll(waker));
+                let index = *index;
+                intake.lookup = None;
+                match term {
+                    Ok(term) => intake.hints.push((index, term)),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            let mut core = match self.try_accept(batch, intake) {
+                Ok(accepted) => return Poll::Ready(accepted),
+                Err(core) => core,
+            };
+            if intake.lookup.is_none() {
+                if !core.room_wakers.iter().any(|known| known.will_wake(waker)) {
+                    core.room_wakers.push(waker.clone());
+                }
+                return Poll::Pending;
             }
         }
     }
@@ -552,8 +569,11 @@ impl Log {
         if let Some(callback) = intake.callback.take() {
             match core.waiting.back_mut() {
                 Some(waiting) if Arc::ptr_eq(&waiting.ticket, &ticket) => waiting.callbacks.push(callback),
-                // Nothing to wait for: an empty batch behind what is acknowledged.
-                _ => callback(Ok(())),
+                _ => {
+                    // Nothing to wait for: an empty batch behind what is acknowledged.
+                    core.callbacks_due.push(callback);
+                    shared.wake_writer(core);
+                }
             }
         }
         shared.wake_writer_for_frame(core);
@@ -576,18 +596,31 @@ struct Intake {
     /// Attempts at making a spare that were finished when this call first missed one.
     attempts: Option<u64>,
     never_waits: bool,
+    /// The disk is read by the reader thread only.
+    never_blocks: bool,
+    /// A term that the reader thread is looking up.
+    lookup: Option<(u64, Arc<pending::Answer<u64>>)>,
     callback: Option<Callback>,
 }
 
 impl Intake {
+    /// The term of a live index; `None` where a call that must not block has asked the reader thread for it.
+    fn look_up(&mut self, shared: &Arc<Shared>, index: u64) -> Result<Option<u64>> {
+        if !self.never_blocks {
+            return reader::term(shared, index).map(Some);
+        }
+        let known = reader::term_in_memory(shared, index)?;
+        if known.is_none() {
+            let read = move |shared: &Shared| reader::term(shared, index);
+            self.lookup = Some((index, reader::on_reader_thread(shared, Box::new(read))));
+        }
+        Ok(known)
+    }
+
     /// No spare stands: ask for one. A call that waits is refused only after an attempt that began later than the call
     /// found no space; one that does not is told what the last attempt found.
     #[allow(clippy::type_complexity, reason = "the shape of try_accept, which this is the tail of")]
-    fn on_no_spare<'a>(
-        &mut self,
-        shared: &Shared,
-        mut core: MutexGuard<'a, Core>,
-    ) -> Result<Result<Pending>, MutexGuard<'a, Core>> {
+    fn on_no_spare<'a>(&mut self, shared: &Shared, mut core: CoreGuard<'a>) -> Result<Result<Pending>, CoreGuard<'a>> {
         let attempts = core.spare.attempts;
         // An attempt that is under way may have begun too early: the one after it counts.
         let began = *self.attempts.get_or_insert(attempts + u64::from(core.spare.is_wanted));
@@ -600,42 +633,36 @@ impl Intake {
 impl Handle {
     fn close(&self) -> Result<()> {
         let shared = &self.shared;
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(threads) = threads else {
-            shared.core().is_closed = true;
-            self.let_go();
-            return Ok(());
-        };
-        {
-            let mut core = shared.core();
-            core.is_closed = true;
-            shared.notify_room(&mut core);
-            let _ = shared.to_writer.send(ToWriter::Close);
-            shared.wake_writer(&mut core);
-        }
+        // Held to the end: who closes a second time waits for the first, and learns the same.
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.core().is_closed = true;
         let mut whole = true;
-        if threads.writer.thread().id() != std::thread::current().id() {
-            whole &= threads.writer.join().is_ok();
+        match threads.take() {
+            None => shared.let_go(),
+            Some(threads) => {
+                {
+                    let mut core = shared.core();
+                    shared.notify_room(&mut core);
+                    let _ = shared.to_writer.send(ToWriter::Close);
+                    shared.wake_writer(&mut core);
+                }
+                if threads.writer.thread().id() == std::thread::current().id() {
+                    // The last handle went in a callback: the writer thread finishes by itself, after this returns.
+                    shared.core().orphan = Some(threads.helper);
+                    return Ok(());
+                }
+                whole &= threads.writer.join().is_ok();
+                let _ = shared.to_helper.send(ToHelper::Close);
+                whole &= threads.helper.join().is_ok();
+                shared.let_go();
+            }
         }
-        let _ = shared.to_helper.send(ToHelper::Close);
-        whole &= threads.helper.join().is_ok();
-        self.let_go();
         let core = shared.core();
         match &core.poison {
             Some(cause) => Err(Error::Poisoned(cause.clone())),
             None if !whole => Err(Error::Closed),
             None => Ok(()),
         }
-    }
-
-    /// Gives up every descriptor that holds a lock, whoever still holds a part of this log.
-    fn let_go(&self) {
-        let mut core = self.shared.core();
-        core.files.clear();
-        core.notify_subscribers(|_| true);
-        drop(core);
-        self.shared.reads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

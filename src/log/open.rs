@@ -22,7 +22,7 @@ use crate::segment::recover::{self, Recovered, RecoveryReport, Request};
 use crate::segment::sealed::SegmentHandle;
 
 /// How often a read-only open beside a live writer looks again before it believes what it sees.
-const READ_ONLY_TRIES: usize = 5;
+const READ_ONLY_TRIES: usize = 100;
 
 /// The threads of a log that is open for writing.
 pub(crate) struct Threads {
@@ -112,7 +112,7 @@ pub(crate) fn read_only_on(disk: Arc<dyn Disk>) -> Result<(Arc<Shared>, Recovery
 /// is believed only when a second whole look finds the same place damaged.
 fn look_until_sure(request: &Request<'_>) -> Result<Recovered> {
     let mut last_place = None;
-    for attempt in 1.. {
+    for _ in 0..READ_ONLY_TRIES {
         let error = match recover::recover(request) {
             Ok(recovered) => return Ok(recovered),
             Err(error) => error,
@@ -122,13 +122,14 @@ fn look_until_sure(request: &Request<'_>) -> Result<Recovered> {
             Error::Io { source, path, .. } if source.kind() == std::io::ErrorKind::NotFound => Some((path.clone(), 0)),
             _ => return Err(error),
         };
-        if place == last_place || attempt >= READ_ONLY_TRIES {
+        if place == last_place {
             return Err(error);
         }
         last_place = place;
         thread::sleep(Duration::from_millis(20));
     }
-    unreachable!("the loop ends by returning")
+    // Each look was overtaken at another place: what is there changes faster than it can be read.
+    Err(Error::Busy)
 }
 
 fn pipeline(config: &Config, recovered: &Recovered) -> Pipeline {
@@ -167,7 +168,8 @@ fn share(
             files.insert(open.header.sequence, open.file.clone());
         }
     }
-    let limits = Limits { frame_bytes_max: config.frame_bytes_max, first_index: config.first_index };
+    let block_bytes = recover::block_bytes(&config, &*disk).unwrap_or(recovered.active.header.block_bytes);
+    let limits = Limits { frame_bytes_max: config.frame_bytes_max, block_bytes, first_index: config.first_index };
     let core = Core {
         sequencer: Sequencer::new(recovered.start, limits),
         tail: TailCache::new(config.tail_cache_bytes),
@@ -183,6 +185,9 @@ fn share(
         subscribers: Vec::new(),
         room_sleepers: 0,
         room_wakers: Vec::new(),
+        woken: Vec::new(),
+        callbacks_due: Vec::new(),
+        orphan: None,
         poison: None,
         is_closed: false,
     };
@@ -203,7 +208,8 @@ fn start_threads(
             Ok(driver) => {
                 let _ = theirs.alarm.set(driver.alarm());
                 let _ = report.send(Ok(()));
-                Writer::new(theirs, writer_inbox, driver, pipeline).run();
+                Writer::new(theirs.clone(), writer_inbox, driver, pipeline).run();
+                finish_orphan(&theirs);
             }
             Err(error) => drop(report.send(Err(error))),
         }
@@ -224,6 +230,14 @@ fn start_threads(
     };
     shared.want_spare(&mut shared.core());
     Ok(Threads { writer, helper })
+}
+
+/// Ends a log whose last handle went on the writer thread itself.
+fn finish_orphan(shared: &Shared) {
+    let Some(helper) = shared.core().orphan.take() else { return };
+    let _ = shared.to_helper.send(ToHelper::Close);
+    let _ = helper.join();
+    shared.let_go();
 }
 
 fn tell(shared: &Shared, report: &RecoveryReport) {

@@ -97,7 +97,11 @@ impl LockFile {
         let path = disk.path_of(names::LOCK);
         let file = disk.open(names::LOCK, Access::Lock).map_err(Error::io("open for writing", &path))?;
         lock_within(&*file, wait, || Error::Locked { path: path.clone(), holder: holder(&*file) }, &path)?;
-        name_holder(&*file).map_err(Error::io("write", &path))?;
+        match name_holder(&*file).map_err(Error::io("write", &path)) {
+            // On a full disk the name may have no room; the lock holds without it.
+            Err(error) if !error.is_out_of_space() => return Err(error),
+            _ => {}
+        }
         Ok(LockFile { file, disk: disk.clone(), next_slot: AtomicUsize::new(0) })
     }
 
@@ -173,12 +177,13 @@ pub(crate) fn lock_within(
     refusal: impl Fn() -> Error,
     path: &std::path::Path,
 ) -> Result<()> {
-    let deadline = Instant::now() + wait;
+    // A wait beyond the clock's end is one without an end.
+    let deadline = Instant::now().checked_add(wait);
     loop {
         if file.try_lock().map_err(Error::io("lock", path))? {
             return Ok(());
         }
-        if Instant::now() >= deadline {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(refusal());
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -19,14 +19,15 @@ use super::disk::SimDisk;
 use super::explore::{RealCheck, Summary, Violation};
 use super::fault::EIO;
 use super::judge::{Finding, Judge, Tale};
-use super::local::LocalLog;
+use super::local::{LocalLog, SYNC_TOKEN};
 use super::model::{Fitting, Model, Refused};
 use super::rng::Rng;
-use crate::config::{Config, Durability, SEGMENT_BLOCKS_MIN};
+use crate::config::{Config, Durability};
 use crate::engine::sequencer::Request;
 use crate::engine::space::batch_bytes_max;
 use crate::entry::LogEntry;
 use crate::error::Error;
+use crate::format::segment::SEGMENT_BLOCKS_MIN;
 use crate::format::state::hard_state_bytes_max;
 
 /// Entries beyond which a history compacts rather than grows.
@@ -56,9 +57,9 @@ impl Temper {
         Temper {
             lives: 2 + rng.below(6),
             steps: one_of(rng, &[8, 20, 40]),
-            payload_part: one_of(rng, &[1, 2, 4, 10, 40]),
+            payload_part: one_of(rng, &[1, 1, 2, 4, 10, 40]),
             truncates: one_of(rng, &[4, 10, 30]),
-            compacts: one_of(rng, &[4, 10, 30]),
+            compacts: one_of(rng, &[3, 6, 30]),
             tends: one_of(rng, &[1, 3, 10]),
             is_eager: rng.one_in(2),
             is_failing: rng.one_in(4),
@@ -73,8 +74,8 @@ enum Step {
     Submit { frame: u64, batch: Vec<Request> },
     Refused { why: Refused, batch: Vec<Request> },
     Pump,
-    Complete { frame: u64 },
-    Fail { frame: u64 },
+    Complete { token: u64 },
+    Fail { token: u64 },
     Collect,
     Spare,
     Seal,
@@ -128,7 +129,7 @@ impl<'a> History<'a> {
             sizes: VecDeque::new(),
             stamp: seed,
             inside: (Vec::new(), Tale::new()),
-            judge: Judge { config, rng: Rng::new(rng.next_u64()), summary, real, images: 2 + rng.below(5) },
+            judge: Judge { config, rng: Rng::new(rng.next_u64()), summary, real, images: 1 + rng.below(5) },
             rng,
         };
         history.judge.summary.histories += 1;
@@ -230,7 +231,7 @@ impl<'a> History<'a> {
         Finding { promise: format!("{what} fails though nothing is wrong: {why}"), place: "the living log".into() }
     }
 
-    /// Judges crashes inside the step that was just made, and right after it.
+    /// Judges crashes inside the step that was just made, and right after it if it changed anything.
     fn after(&mut self, log: &LocalLog) -> Result<(), Finding> {
         self.judge.summary.steps += 1;
         self.inside = (self.sim.take_recording(), self.tale.clone());
@@ -239,19 +240,24 @@ impl<'a> History<'a> {
         // Long steps (a spare being made) are all alike: a few of their moments each time will do.
         for point in points {
             if points.len() <= 2 || self.rng.one_in(points.len() / 2) {
-                self.judge.point(point, tale, tale.durable)?;
+                self.judge.point(point, tale)?;
             }
         }
         self.tale.advance(log);
+        if points.is_empty() && (tale.written, tale.durable) == (self.tale.written, self.tale.durable) {
+            return Ok(());
+        }
         let point = self.sim.crash_point();
         self.judge.summary.note_flights(&point);
-        self.judge.point(&point, &self.tale, self.tale.durable)
+        self.judge.point(&point, &self.tale)
     }
 
     /// Makes one step; returns whether life goes on.
     fn step(&mut self, log: &mut LocalLog) -> Result<bool, Finding> {
         let in_flight = self.sim.in_flight().len();
-        let tends = self.rng.one_in(self.temper.tends);
+        if self.rng.one_in(2 + self.temper.tends) {
+            return self.tend(log).map(|()| true);
+        }
         match self.rng.below(20) {
             0..7 => self.submit(log)?,
             7..10 if log.can_pump() => {
@@ -275,7 +281,6 @@ impl<'a> History<'a> {
                 self.trace.push(Step::Slot);
                 self.does("slot", log.write_slot())?;
             }
-            _ if tends => return self.tend(log).map(|()| true),
             _ => return Ok(true),
         }
         if self.temper.is_eager {
@@ -284,27 +289,29 @@ impl<'a> History<'a> {
         self.after(log).map(|()| true)
     }
 
-    /// Housekeeping, each piece a step of its own.
+    /// Housekeeping, each piece a step of its own: the first that has something to do, from a random one on.
     fn tend(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
-        match self.rng.below(4) {
-            0 if log.can_seal() => {
+        let first = self.rng.below(4);
+        let could = [log.can_seal(), log.can_drop(), log.wants_spare(), log.dropped() > 1];
+        let Some(chosen) = (first..first + 4).map(|nth| nth % 4).find(|&nth| could[nth]) else { return Ok(()) };
+        match chosen {
+            0 => {
                 self.trace.push(Step::Seal);
                 self.judge.summary.sealed += u64::from(self.does("seal", log.seal_one())?);
             }
-            1 if log.can_drop() => {
+            1 => {
                 self.trace.push(Step::Drop);
                 self.judge.summary.dropped += u64::from(self.does("drop", log.drop_one())?);
             }
-            2 if log.wants_spare() => {
+            2 => {
                 self.trace.push(Step::Spare);
                 self.judge.summary.recycled += u64::from(log.dropped() > 0);
                 self.does("spare", log.prepare_spare())?;
             }
-            3 if log.dropped() > 1 => {
+            _ => {
                 self.trace.push(Step::Remove);
                 self.does("remove", log.remove_dropped())?;
             }
-            _ => return Ok(()),
         }
         self.after(log)
     }
@@ -314,7 +321,7 @@ impl<'a> History<'a> {
         let mut ids = self.sim.in_flight();
         for _ in 0..count.min(ids.len()) {
             let one = ids.swap_remove(self.rng.below(ids.len()));
-            self.trace.push(Step::Complete { frame: one.token });
+            self.trace.push(Step::Complete { token: one.token });
             self.sim.complete(one.id);
         }
         self.trace.push(Step::Collect);
@@ -326,7 +333,7 @@ impl<'a> History<'a> {
     fn fail(&mut self, log: &mut LocalLog) -> Result<bool, Finding> {
         let operations = self.sim.in_flight();
         let one = &operations[self.rng.below(operations.len())];
-        self.trace.push(Step::Fail { frame: one.token });
+        self.trace.push(Step::Fail { token: one.token });
         self.judge.summary.poisoned += 1;
         let lands = Class::random(one.bytes.div_ceil(512), &mut self.rng);
         self.sim.complete_failing(one.id, EIO, lands);
@@ -435,8 +442,8 @@ impl<'a> History<'a> {
         let first = model.first().unwrap_or(next);
         match self.rng.below(8) {
             0 => Request::Compact(next + self.rng.below(5) as u64, Some(model.last_term() + self.rng.below(2) as u64)),
-            1 | 2 => Request::Compact(next.saturating_sub(1), None),
-            3 => Request::Compact(first.saturating_sub(self.rng.below(3) as u64), Some(model.last_term())),
+            1..4 => Request::Compact(next.saturating_sub(1), None),
+            4 => Request::Compact(first.saturating_sub(self.rng.below(3) as u64), Some(model.last_term())),
             _ => {
                 let index = first + self.rng.below((next - first).max(1) as usize) as u64;
                 Request::Compact(index, model.term(index).filter(|_| self.rng.one_in(2)))
@@ -504,12 +511,20 @@ impl Step {
     /// The step in a line, payloads by their length only.
     fn told(&self) -> String {
         match self {
+            Step::Open { life, kept } => format!("Open for life {life}, {kept} entries kept"),
             Step::Submit { frame, batch } => format!("Submit into frame {frame}: {}", told(batch)),
             Step::Refused { why, batch } => format!("Refused, {why:?}: {}", told(batch)),
+            Step::Complete { token } => format!("Complete {}", told_operation(*token)),
+            Step::Fail { token } => format!("Fail {}", told_operation(*token)),
             Step::PowerFails { fates } => format!("PowerFails:\n{fates}"),
+            Step::Killed { story } => format!("Killed: {story}"),
             other => format!("{other:?}"),
         }
     }
+}
+
+fn told_operation(token: u64) -> String {
+    if token == SYNC_TOKEN { "a sync".into() } else { format!("frame {token}") }
 }
 
 fn told(batch: &[Request]) -> String {
