@@ -43,6 +43,7 @@ pub(crate) fn random() -> u64 {
 /// Opens the log of a real directory, creating the directory and the log where there is none.
 pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, RecoveryReport)> {
     config.validate()?;
+    check_directory(dir)?;
     if let Err(error) = std::fs::create_dir_all(dir) {
         // On a read-only disk an existing directory is still named by what cannot be done in it.
         if !dir.is_dir() {
@@ -51,6 +52,14 @@ pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, 
     }
     let io = config.io;
     open_on(Arc::new(RealDisk::open(dir, io)?), config)
+}
+
+/// Refuses a path where something stands that can never be a log.
+fn check_directory(dir: &Path) -> Result<()> {
+    if dir.exists() && !dir.is_dir() {
+        return Err(Error::Foreign { path: dir.into(), found: "it is not a directory".into() });
+    }
+    Ok(())
 }
 
 /// Opens the log on any disk.
@@ -84,6 +93,7 @@ pub(crate) fn recover_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Sha
 
 /// Opens the log of a directory for reading only: no lock is taken and nothing is written.
 pub(crate) fn open_read_only(dir: &Path) -> Result<(Arc<Shared>, RecoveryReport)> {
+    check_directory(dir)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(dir)?);
     read_only_on(disk)
 }
