@@ -138,7 +138,9 @@ impl Core {
         hints: &[(u64, u64)],
     ) -> Result<(Accepted, Arc<Ticket>), Hold> {
         self.check_writable().map_err(Hold::Refused)?;
-        if self.sequencer.queued_bytes() >= config.queue_bytes_max {
+        // One batch may always be queued, or nothing could ever make room for it.
+        let queued_bytes = self.sequencer.queued_bytes();
+        if queued_bytes > 0 && queued_bytes >= config.queue_bytes_max {
             return Err(Hold::QueueFull);
         }
         let accepted = match self.sequencer.accept(requests, now_ms(), hints) {
