@@ -2,13 +2,14 @@
 //!
 //! Invariants:
 //!
-//! - Everything a caller changes is changed under the core's lock, in one step; no I/O happens under it.
+//! - Everything a caller changes is changed under the core's lock, in one step; no I/O happens under it, and no code of
+//!   callers runs under it: tasks are woken once it is given up.
 //! - A thread that is about to sleep says so under the lock, after looking once more; whoever gives it something to do
 //!   looks at that under the same lock. So no wake is lost, and none is sent to a thread that runs.
 //! - Once poisoned or closed, the log stays so.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
@@ -104,6 +105,8 @@ pub(crate) struct Core {
     /// Callers that wait for room or for a spare, as threads and as tasks.
     pub(crate) room_sleepers: usize,
     pub(crate) room_wakers: Vec<Waker>,
+    /// Tasks to be woken when the lock is given up.
+    pub(super) to_wake: Vec<Waker>,
     pub(crate) poison: Option<Arc<Error>>,
     pub(crate) is_closed: bool,
 }
@@ -182,7 +185,7 @@ impl Core {
         self.subscribers.retain(|weak| match weak.upgrade() {
             Some(subscriber) => {
                 if whom(&subscriber) {
-                    subscriber.notify();
+                    self.to_wake.extend(subscriber.notify());
                 }
                 true
             }
@@ -253,6 +256,36 @@ impl Core {
     }
 }
 
+/// The core's lock. Whoever is to be woken is woken after it is given up: a waker is a caller's code.
+pub(crate) struct CoreGuard<'a> {
+    /// Taken only by what consumes the guard.
+    core: Option<MutexGuard<'a, Core>>,
+}
+
+impl Deref for CoreGuard<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        self.core.as_deref().expect("the guard is there until it is consumed")
+    }
+}
+
+impl DerefMut for CoreGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        self.core.as_deref_mut().expect("the guard is there until it is consumed")
+    }
+}
+
+impl Drop for CoreGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(mut core) = self.core.take() {
+            let to_wake = std::mem::take(&mut core.to_wake);
+            drop(core);
+            to_wake.into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
 /// What every handle and thread of a log shares.
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
@@ -300,10 +333,10 @@ impl Shared {
         }
     }
 
-    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+    pub(crate) fn core(&self) -> CoreGuard<'_> {
         // A panic while the lock was held is a bug of ours; the state may be half changed, so it is not papered over:
         // the writer poisons the log when it panics, and callers go on with what they see.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        CoreGuard { core: Some(self.core.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
     /// Nanoseconds on the log's own clock, never 0.
@@ -352,18 +385,19 @@ impl Shared {
     }
 
     /// Waits until room may have been made; the lock is given up meanwhile.
-    pub(crate) fn wait_for_room<'a>(&'a self, mut core: MutexGuard<'a, Core>) -> MutexGuard<'a, Core> {
+    pub(crate) fn wait_for_room(&self, mut guard: CoreGuard<'_>) {
+        let Some(mut core) = guard.core.take() else { return };
         core.room_sleepers += 1;
         let mut core = self.room.wait(core).unwrap_or_else(PoisonError::into_inner);
         core.room_sleepers -= 1;
-        core
     }
 
     /// Wakes everyone who waits for room.
     pub(crate) fn notify_room(&self, core: &mut Core) {
         if core.has_room_waiters() {
             self.room.notify_all();
-            core.room_wakers.drain(..).for_each(Waker::wake);
+            let Core { room_wakers, to_wake, .. } = core;
+            to_wake.append(room_wakers);
         }
     }
 

@@ -25,7 +25,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 pub use self::batch::Batch;
-use self::core::{Callback, Core, Hold, Shared, ToHelper, ToWriter};
+use self::core::{Callback, Core, CoreGuard, Hold, Shared, ToHelper, ToWriter};
 use self::open::Threads;
 pub use self::pending::Pending;
 pub use self::reader::Entries;
@@ -243,7 +243,7 @@ impl Log {
         loop {
             match self.try_accept(&batch, &mut intake) {
                 Ok(accepted) => return accepted,
-                Err(core) => drop(self.shared().wait_for_room(core)),
+                Err(core) => self.shared().wait_for_room(core),
             }
         }
     }
@@ -278,7 +278,7 @@ impl Log {
         loop {
             match self.try_accept(&batch, &mut intake) {
                 Ok(accepted) => return accepted.map(|pending| pending.indexes()),
-                Err(core) => drop(self.shared().wait_for_room(core)),
+                Err(core) => self.shared().wait_for_room(core),
             }
         }
     }
@@ -506,7 +506,7 @@ impl Log {
     }
 
     /// One attempt at accepting: the result, or the lock still held where the caller is to wait for room.
-    fn try_accept(&self, batch: &Batch, intake: &mut Intake) -> Result<Result<Pending>, MutexGuard<'_, Core>> {
+    fn try_accept(&self, batch: &Batch, intake: &mut Intake) -> Result<Result<Pending>, CoreGuard<'_>> {
         let shared = self.shared();
         if shared.read_only {
             return Ok(Err(Error::ReadOnly));
@@ -569,11 +569,7 @@ impl Intake {
     /// No spare stands: ask for one. A call that waits is refused only after an attempt that began later than the call
     /// found no space; one that does not is told what the last attempt found.
     #[allow(clippy::type_complexity, reason = "the shape of try_accept, which this is the tail of")]
-    fn on_no_spare<'a>(
-        &mut self,
-        shared: &Shared,
-        mut core: MutexGuard<'a, Core>,
-    ) -> Result<Result<Pending>, MutexGuard<'a, Core>> {
+    fn on_no_spare<'a>(&mut self, shared: &Shared, mut core: CoreGuard<'a>) -> Result<Result<Pending>, CoreGuard<'a>> {
         let attempts = core.spare.attempts;
         // An attempt that is under way may have begun too early: the one after it counts.
         let began = *self.attempts.get_or_insert(attempts + u64::from(core.spare.is_wanted));

@@ -161,6 +161,7 @@ fn share(
         subscribers: Vec::new(),
         room_sleepers: 0,
         room_wakers: Vec::new(),
+        to_wake: Vec::new(),
         poison: None,
         is_closed: false,
     };

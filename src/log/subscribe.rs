@@ -99,13 +99,12 @@ impl Subscriber {
         }
     }
 
-    pub(crate) fn notify(&self) {
+    /// Tells of news; a task that waits is for the caller to wake.
+    pub(crate) fn notify(&self) -> Option<Waker> {
         let mut inbox = self.inbox();
         inbox.is_notified = true;
         self.news.notify_one();
-        if let Some(waker) = inbox.waker.take() {
-            waker.wake();
-        }
+        inbox.waker.take()
     }
 }
 
