@@ -582,12 +582,8 @@ impl Intake {
 impl Handle {
     fn close(&self) -> Result<()> {
         let shared = &self.shared;
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(threads) = threads else {
-            shared.core().is_closed = true;
-            self.let_go();
-            return Ok(());
-        };
+        // Held to the end: a second close must not let go of what the first one still writes.
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut core = shared.core();
             core.is_closed = true;
@@ -595,30 +591,50 @@ impl Handle {
             let _ = shared.to_writer.send(ToWriter::Close);
             shared.wake_writer(&mut core);
         }
-        let mut whole = true;
-        if threads.writer.thread().id() != std::thread::current().id() {
-            whole &= threads.writer.join().is_ok();
+        match threads.take() {
+            Some(threads) if threads.include_this() => finish_elsewhere(shared.clone(), threads),
+            threads => finish(shared, threads),
         }
+    }
+}
+
+/// Waits for the threads and lets go of the directory.
+fn finish(shared: &Shared, threads: Option<Threads>) -> Result<()> {
+    let mut whole = true;
+    if let Some(threads) = threads {
+        whole &= threads.writer.join().is_ok();
         let _ = shared.to_helper.send(ToHelper::Close);
         whole &= threads.helper.join().is_ok();
-        self.let_go();
-        let core = shared.core();
-        match &core.poison {
-            Some(cause) => Err(Error::Poisoned(cause.clone())),
-            None if !whole => Err(Error::Closed),
-            None => Ok(()),
-        }
     }
+    let_go(shared);
+    match &shared.core().poison {
+        Some(cause) => Err(Error::Poisoned(cause.clone())),
+        None if !whole => Err(Error::Closed),
+        None => Ok(()),
+    }
+}
 
-    /// Gives up every descriptor that holds a lock, whoever still holds a part of this log.
-    fn let_go(&self) {
-        let mut core = self.shared.core();
-        core.files.clear();
-        core.notify_subscribers(|_| true);
-        drop(core);
-        self.shared.reads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
+/// The last handle went on one of the log's own threads, in a callback or with a waker: that thread has work to finish,
+/// and cannot wait for itself.
+fn finish_elsewhere(shared: Arc<Shared>, threads: Threads) -> Result<()> {
+    let path = shared.disk.path().to_path_buf();
+    let closer = std::thread::Builder::new().name("ringwal-closer".into());
+    let spawned = closer.spawn(move || {
+        if let Err(error) = finish(&shared, Some(threads)) {
+            tracing::error!(%error, "the log could not be closed cleanly");
+        }
+    });
+    spawned.map(drop).map_err(Error::io("start the thread that closes", path))
+}
+
+/// Gives up every descriptor that holds a lock, whoever still holds a part of this log.
+fn let_go(shared: &Shared) {
+    let mut core = shared.core();
+    core.files.clear();
+    core.notify_subscribers(|_| true);
+    drop(core);
+    shared.reads.lock().unwrap_or_else(PoisonError::into_inner).take();
+    shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 impl Drop for Handle {

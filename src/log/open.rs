@@ -30,6 +30,14 @@ pub(crate) struct Threads {
     pub(crate) helper: JoinHandle<()>,
 }
 
+impl Threads {
+    /// Whether the caller runs on one of them.
+    pub(crate) fn include_this(&self) -> bool {
+        let this = thread::current().id();
+        this == self.writer.thread().id() || this == self.helper.thread().id()
+    }
+}
+
 /// 64 random bits from the operating system.
 pub(crate) fn random() -> u64 {
     getrandom::u64().unwrap_or_else(|error| {
