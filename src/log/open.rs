@@ -189,8 +189,10 @@ fn start_threads(
         match theirs.disk.driver(theirs.config.frames_in_flight) {
             Ok(driver) => {
                 let _ = theirs.alarm.set(driver.alarm());
+                // Made before anyone can append: it must see the segment that the log begins in.
+                let writer = Writer::new(theirs, writer_inbox, driver, pipeline);
                 let _ = report.send(Ok(()));
-                Writer::new(theirs, writer_inbox, driver, pipeline).run();
+                writer.run();
             }
             Err(error) => drop(report.send(Err(error))),
         }
