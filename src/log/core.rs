@@ -210,6 +210,27 @@ impl Core {
         }
     }
 
+    /// Adds a callback for a frame; `true` if the frame is acknowledged already, by an empty batch behind it: then the
+    /// writer is to run it all the same, after those before it.
+    pub(crate) fn add_callback(&mut self, number: u64, ticket: &Arc<Ticket>, callback: Callback) -> bool {
+        match self.waiting.back_mut() {
+            Some(last) if last.number == number => last.callbacks.push(callback),
+            _ => self.waiting.push_back(Waiting { number, ticket: ticket.clone(), callbacks: vec![callback] }),
+        }
+        self.has_late_callbacks()
+    }
+
+    /// Whether there are callbacks for frames that are acknowledged.
+    pub(crate) fn has_late_callbacks(&self) -> bool {
+        self.waiting.front().is_some_and(|first| first.number <= self.sequencer.acknowledged())
+    }
+
+    /// Takes callbacks of empty batches whose turn had come before they were given.
+    pub(crate) fn take_late_callbacks(&mut self) -> Option<Waiting> {
+        let acknowledged = self.sequencer.acknowledged();
+        self.waiting.pop_front_if(|first| first.number <= acknowledged)
+    }
+
     /// The live indexes that readers may see: everything accepted, or after poisoning what is durable of it.
     pub(crate) fn visible(&self) -> Range<u64> {
         let accepted = self.sequencer.next_index();

@@ -19,7 +19,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -535,12 +535,10 @@ impl Log {
 
     fn accepted(&self, core: &mut Core, accepted: Accepted, ticket: Arc<ack::Ticket>, intake: &mut Intake) -> Pending {
         let shared = self.shared();
-        if let Some(callback) = intake.callback.take() {
-            match core.waiting.back_mut() {
-                Some(waiting) if Arc::ptr_eq(&waiting.ticket, &ticket) => waiting.callbacks.push(callback),
-                // Nothing to wait for: an empty batch behind what is acknowledged.
-                _ => callback(Ok(())),
-            }
+        if let Some(callback) = intake.callback.take()
+            && core.add_callback(accepted.number, &ticket, callback)
+        {
+            shared.wake_writer(core);
         }
         shared.wake_writer_for_frame(core);
         Pending::new(shared.clone(), ticket, accepted.indexes)

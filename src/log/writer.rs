@@ -157,6 +157,11 @@ impl Writer {
             return None;
         }
         let mut core = self.shared.core();
+        while let Some(late) = core.take_late_callbacks() {
+            drop(core);
+            settle_one(late, Fate::Acknowledged, 0, || Ok(()));
+            core = self.shared.core();
+        }
         if !self.may_go(&core) {
             let room = self.pipeline.admits(GATHER_BYTES, false);
             let worth_bytes = if room { GATHER_BYTES } else { u64::MAX };
@@ -348,19 +353,23 @@ impl Writer {
     /// Fails everything that is not acknowledged, once, with the first cause.
     fn fail(&mut self, cause: Option<Error>) {
         self.pipeline.poison();
-        let (waiting, syncs, cause) = {
+        let (waiting, syncs, acknowledged, cause) = {
             let mut core = self.shared.core();
             if let Some(cause) = cause {
                 self.shared.poison(&mut core, cause);
             }
             core.writer = WriterState::Awake;
-            (std::mem::take(&mut core.waiting), std::mem::take(&mut core.syncs), core.poison.clone())
+            let (waiting, syncs) = (std::mem::take(&mut core.waiting), std::mem::take(&mut core.syncs));
+            (waiting, syncs, core.sequencer.acknowledged(), core.poison.clone())
         };
         self.has_failed = true;
         let Some(cause) = cause else { return };
         syncs.iter().for_each(|(_, ticket)| ticket.settle(Fate::Failed, 0));
         for waiting in waiting {
-            settle_one(waiting, Fate::Failed, 0, || Err(Error::Poisoned(cause.clone())));
+            match waiting.number <= acknowledged {
+                true => settle_one(waiting, Fate::Acknowledged, 0, || Ok(())),
+                false => settle_one(waiting, Fate::Failed, 0, || Err(Error::Poisoned(cause.clone()))),
+            }
         }
     }
 
@@ -404,9 +413,7 @@ impl Writer {
     /// Whether the next frame could be submitted now.
     fn has_work(&self) -> bool {
         let core = self.shared.core();
-        let ready = self.may_go(&core);
-        let wants_sync = !core.syncs.is_empty() && self.pipeline.has_unsynced();
-        !self.has_failed && (ready || wants_sync)
+        !self.has_failed && self.may_go(&core) || self.is_called(&core)
     }
 
     /// Nothing is in flight and nothing to submit: sleeps until a message comes or something is due by time.
@@ -419,7 +426,7 @@ impl Writer {
         let limit = {
             let mut core = self.shared.core();
             let pending = core.pending_since.filter(|_| core.sequencer.peek_frame().is_some() && !self.has_failed);
-            if pending.is_some() && self.shared.config.linger.is_zero() {
+            if pending.is_some() && self.shared.config.linger.is_zero() || self.is_called(&core) {
                 return;
             }
             core.writer = WriterState::Idle;
@@ -437,6 +444,12 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => self.on_idle_tick(),
             Err(RecvTimeoutError::Disconnected) => self.is_closing = true,
         }
+    }
+
+    /// Whether there is something to do besides frames, given while this thread was not asleep and was not woken.
+    fn is_called(&self, core: &Core) -> bool {
+        let wants_sync = !core.syncs.is_empty() && self.pipeline.has_unsynced();
+        core.has_late_callbacks() || !self.has_failed && (wants_sync || core.poison.is_some())
     }
 
     /// Looks for something to do for a while before sleeping; `true` if there is.
