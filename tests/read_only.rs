@@ -268,7 +268,7 @@ fn beside_a_live_writer_every_look_shows_at_least_what_was_acknowledged_before_i
             }
         });
         println!("{looks} looks, {read} entries read, {} segments rolled", writer.log.stats().rolls);
-        assert!(read > 1000 && writer.log.stats().recycled > 10);
+        assert!(read > 1000 && writer.log.stats().drops > 10);
     }
 }
 
@@ -312,7 +312,7 @@ fn readers_that_race_the_writer_see_every_byte_right() {
 /// Reads near the end, at random, and in a row, until enough segments were rolled.
 fn race(writer: &Writer, read: &AtomicU64, nth: u64) {
     let mut rng = Rng::new(nth);
-    while writer.rolls() < 80 {
+    while writer.rolls() < 40 {
         let state = writer.log.state();
         let last = state.last.unwrap().0;
         let first = match nth {

@@ -30,6 +30,14 @@ pub(crate) struct Threads {
     pub(crate) helper: JoinHandle<()>,
 }
 
+impl Threads {
+    /// Whether the caller runs on one of them.
+    pub(crate) fn include_this(&self) -> bool {
+        let this = thread::current().id();
+        this == self.writer.thread().id() || this == self.helper.thread().id()
+    }
+}
+
 /// 64 random bits from the operating system.
 pub(crate) fn random() -> u64 {
     getrandom::u64().unwrap_or_else(|error| {
@@ -43,6 +51,7 @@ pub(crate) fn random() -> u64 {
 /// Opens the log of a real directory, creating the directory and the log where there is none.
 pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, RecoveryReport)> {
     config.validate()?;
+    check_directory(dir)?;
     if let Err(error) = std::fs::create_dir_all(dir) {
         // On a read-only disk an existing directory is still named by what cannot be done in it.
         if !dir.is_dir() {
@@ -51,6 +60,14 @@ pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, 
     }
     let io = config.io;
     open_on(Arc::new(RealDisk::open(dir, io)?), config)
+}
+
+/// Refuses a path where something stands that can never be a log.
+fn check_directory(dir: &Path) -> Result<()> {
+    if dir.exists() && !dir.is_dir() {
+        return Err(Error::Foreign { path: dir.into(), found: "it is not a directory".into() });
+    }
+    Ok(())
 }
 
 /// Opens the log on any disk.
@@ -84,6 +101,7 @@ pub(crate) fn recover_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Sha
 
 /// Opens the log of a directory for reading only: no lock is taken and nothing is written.
 pub(crate) fn open_read_only(dir: &Path) -> Result<(Arc<Shared>, RecoveryReport)> {
+    check_directory(dir)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(dir)?);
     read_only_on(disk)
 }
@@ -175,9 +193,7 @@ fn share(
         subscribers: Vec::new(),
         room_sleepers: 0,
         room_wakers: Vec::new(),
-        woken: Vec::new(),
-        callbacks_due: Vec::new(),
-        orphan: None,
+        to_wake: Vec::new(),
         poison: None,
         is_closed: false,
     };
@@ -197,9 +213,10 @@ fn start_threads(
         match theirs.disk.driver(theirs.config.frames_in_flight) {
             Ok(driver) => {
                 let _ = theirs.alarm.set(driver.alarm());
+                // Made before anyone can append: it must see the segment that the log begins in.
+                let writer = Writer::new(theirs, writer_inbox, driver, pipeline);
                 let _ = report.send(Ok(()));
-                Writer::new(theirs.clone(), writer_inbox, driver, pipeline).run();
-                finish_orphan(&theirs);
+                writer.run();
             }
             Err(error) => drop(report.send(Err(error))),
         }
@@ -220,14 +237,6 @@ fn start_threads(
     };
     shared.want_spare(&mut shared.core());
     Ok(Threads { writer, helper })
-}
-
-/// Ends a log whose last handle went on the writer thread itself.
-fn finish_orphan(shared: &Shared) {
-    let Some(helper) = shared.core().orphan.take() else { return };
-    let _ = shared.to_helper.send(ToHelper::Close);
-    let _ = helper.join();
-    shared.let_go();
 }
 
 fn tell(shared: &Shared, report: &RecoveryReport) {

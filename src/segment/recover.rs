@@ -325,7 +325,8 @@ impl<'a> Recovery<'a> {
         let segment = self.segments.len() - 1;
         self.first_heads.push(match first.map_err(self.read_error(segment))? {
             HeadRead::Head(head) => Some(head),
-            HeadRead::Absent | HeadRead::Newer(_) => None,
+            HeadRead::Absent => None,
+            HeadRead::Newer(what) => return Err(self.unsupported(segment, self.segments[segment].block_bytes(), what)),
         });
         Ok(())
     }
