@@ -126,6 +126,8 @@ pub struct Summary {
     pub kills_with_queued_writes: u64,
     /// Lives ended by a failed write or sync.
     pub poisoned: u64,
+    /// Batches refused because the disk was full.
+    pub full: u64,
     /// States with a damaged place.
     pub damaged: u64,
     /// Those of them that gave an error.

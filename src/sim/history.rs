@@ -33,6 +33,9 @@ use crate::format::state::hard_state_bytes_max;
 /// Entries beyond which a history compacts rather than grows.
 const ENTRIES_MANY: usize = 60;
 
+/// Room that a disk short of it has besides segments: for the lock file, indexes, and what recoveries cut.
+const SMALL_FILES_BYTES: u64 = 16 << 10;
+
 /// What a history does much of.
 #[derive(Clone, Copy, Debug)]
 struct Temper {
@@ -49,6 +52,10 @@ struct Temper {
     is_eager: bool,
     /// Whether writes fail now and then.
     is_failing: bool,
+    /// Whether the block size changes from life to life.
+    is_mixed: bool,
+    /// Segments that the disk has room for, if it is short of it.
+    room: Option<u64>,
 }
 
 impl Temper {
@@ -63,6 +70,8 @@ impl Temper {
             tends: one_of(rng, &[1, 3, 10]),
             is_eager: rng.one_in(2),
             is_failing: rng.one_in(4),
+            is_mixed: rng.one_in(8),
+            room: if rng.one_in(6) { Some(2 + rng.below(3) as u64) } else { None },
         }
     }
 }
@@ -81,6 +90,7 @@ enum Step {
     Seal,
     Drop,
     Remove,
+    Full,
     Mark,
     Slot,
     Sync,
@@ -112,9 +122,10 @@ impl<'a> History<'a> {
     pub(super) fn run(seed: u64, summary: &'a mut Summary, real: Option<&'a dyn RealCheck>) -> Result<(), Violation> {
         let mut rng = Rng::new(seed);
         let temper = Temper::draw(&mut rng);
-        let config = draw_config(&mut rng);
+        let config = draw_config(&mut rng, temper.is_mixed);
         let block = config.block_bytes.unwrap_or(512);
         let batch_max = batch_bytes_max(config.segment_bytes, block) as usize;
+        let sim = SimDisk::manual(rng.next_u64());
         let mut history = History {
             seed,
             temper,
@@ -123,7 +134,7 @@ impl<'a> History<'a> {
                 hard_state_bytes_max: hard_state_bytes_max(config.segment_bytes) as usize,
             },
             payload_max: (batch_max / temper.payload_part).saturating_sub(48),
-            sim: SimDisk::manual(rng.next_u64()),
+            sim,
             tale: Tale::new(),
             trace: Vec::new(),
             sizes: VecDeque::new(),
@@ -148,6 +159,11 @@ impl<'a> History<'a> {
         let mut floor = 0;
         for life in 0..self.temper.lives {
             self.judge.summary.lives += 1;
+            if self.temper.is_mixed {
+                self.judge.config.block_bytes = Some([512, 1024][self.rng.below(2)]);
+            }
+            let bytes = |segments| segments * self.judge.config.segment_bytes + SMALL_FILES_BYTES;
+            self.sim.set_capacity(self.temper.room.map(bytes));
             let (mut log, version, inside) = self.judge.revive(&self.sim, &self.tale, floor)?;
             let before = self.tale.clone();
             self.tale.restart(version, &log);
@@ -209,7 +225,7 @@ impl<'a> History<'a> {
         self.drain(log)?;
         self.does("mark", log.mark())?;
         self.drain(log)?;
-        self.does("slot", log.write_slot())?;
+        self.may("slot", log.write_slot())?;
         self.after(log)
     }
 
@@ -225,6 +241,14 @@ impl<'a> History<'a> {
 
     fn does<T>(&self, what: &str, result: Result<T, Error>) -> Result<T, Finding> {
         result.map_err(|error| self.failed(what, &error.to_string()))
+    }
+
+    /// As `does`, for steps that may find the disk full; then they changed nothing.
+    fn may<T: Default>(&self, what: &str, result: Result<T, Error>) -> Result<T, Finding> {
+        match result {
+            Err(error) if error.is_out_of_space() && self.temper.room.is_some() => Ok(T::default()),
+            other => self.does(what, other),
+        }
     }
 
     fn failed(&self, what: &str, why: &str) -> Finding {
@@ -279,7 +303,7 @@ impl<'a> History<'a> {
             }
             18 if self.rng.one_in(3) => {
                 self.trace.push(Step::Slot);
-                self.does("slot", log.write_slot())?;
+                self.may("slot", log.write_slot())?;
             }
             _ => return Ok(true),
         }
@@ -292,21 +316,25 @@ impl<'a> History<'a> {
     /// Housekeeping, each piece a step of its own: the first that has something to do, from a random one on.
     fn tend(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
         let first = self.rng.below(4);
-        let could = [log.can_seal(), log.can_drop(), log.wants_spare(), log.dropped() > 1];
+        let could_remove = log.dropped() > 1 || log.dropped() > 0 && self.rng.one_in(3);
+        let could = [log.can_seal(), log.can_drop(), log.wants_spare(), could_remove];
         let Some(chosen) = (first..first + 4).map(|nth| nth % 4).find(|&nth| could[nth]) else { return Ok(()) };
         match chosen {
             0 => {
                 self.trace.push(Step::Seal);
-                self.judge.summary.sealed += u64::from(self.does("seal", log.seal_one())?);
+                self.judge.summary.sealed += u64::from(self.may("seal", log.seal_one())?);
             }
             1 => {
                 self.trace.push(Step::Drop);
                 self.judge.summary.dropped += u64::from(self.does("drop", log.drop_one())?);
+                self.after(log)?;
+                // While what let the segment go is still fresh, its file goes too.
+                return if self.rng.one_in(2) { self.tend(log) } else { Ok(()) };
             }
             2 => {
                 self.trace.push(Step::Spare);
                 self.judge.summary.recycled += u64::from(log.dropped() > 0);
-                self.does("spare", log.prepare_spare())?;
+                self.may("spare", log.prepare_spare())?;
             }
             _ => {
                 self.trace.push(Step::Remove);
@@ -369,6 +397,7 @@ impl<'a> History<'a> {
                 self.trace.push(Step::Refused { why, batch });
                 Ok(())
             }
+            (Err(Error::NoSpace), Ok(_)) if self.temper.room.is_some() => self.full(log),
             // The model knows no frames, hence no largest batch.
             (Err(Error::TooLarge { what: "batch", .. }), _) => Ok(()),
             (found, expected) => {
@@ -378,6 +407,18 @@ impl<'a> History<'a> {
                 Err(self.failed("submit", &format!("the log says {found:?}, the model {expected:?}")))
             }
         }
+    }
+
+    /// The disk is full: appends go on as soon as there is room, without a new start.
+    fn full(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
+        self.trace.push(Step::Full);
+        self.judge.summary.full += 1;
+        if self.rng.one_in(4) {
+            self.sim.set_capacity(None);
+            self.temper.room = None;
+            return self.submit(log);
+        }
+        Ok(())
     }
 
     fn note_batch(&mut self, batch: &[Request], log: &LocalLog, active: u64) {
@@ -487,8 +528,8 @@ impl<'a> History<'a> {
     }
 }
 
-fn draw_config(rng: &mut Rng) -> Config {
-    let block = [512, 512, 512, 512, 512, 512, 1024, 4096][rng.below(8)];
+fn draw_config(rng: &mut Rng, is_mixed: bool) -> Config {
+    let block = if is_mixed { 1024 } else { [512, 512, 512, 512, 512, 512, 1024, 4096][rng.below(8)] };
     let blocks = SEGMENT_BLOCKS_MIN + rng.below(17) as u64;
     let durability = match rng.below(6) {
         0 => Durability::None,
