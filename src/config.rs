@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::format::segment::SEGMENT_BLOCKS_MIN;
 
 /// When an append is acknowledged and what an acknowledgement is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -102,9 +103,6 @@ impl Default for Config {
         }
     }
 }
-
-/// Smallest number of blocks in a segment: header, the reserve of 8 blocks, and room for a base and some data.
-pub(crate) const SEGMENT_BLOCKS_MIN: u64 = 24;
 
 macro_rules! setters {
     ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {

@@ -147,7 +147,7 @@ pub enum Error {
     #[error("bad setting: {0}")]
     Config(String),
     /// The operating system refused a call.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {source}{}", advice(source))]
     Io {
         /// What was attempted.
         action: &'static str,
@@ -157,6 +157,18 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+}
+
+/// What to do about an answer of the operating system that has a usual cause.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; give this user the right to read and write there",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount it writable, or open the log read-only",
+        io::ErrorKind::NotFound => "; check the path",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on the disk",
+        io::ErrorKind::IsADirectory => "; move the directory away: the log has a file of this name",
+        _ => "",
+    }
 }
 
 impl Error {

@@ -245,7 +245,7 @@ fn a_spare_that_cannot_be_made_poisons_and_loses_nothing() {
         drop(log);
         let log = open_sim(&disk, tiny());
         assert!(payloads(&log).len() as u64 >= acked, "{kind:?}");
-        (0..100).for_each(|_| drop(log.append("goes on, over rolls").unwrap()));
+        (0..100).for_each(|_| assert!(log.append("goes on, over rolls").is_ok()));
         assert!(log.stats().rolls > 0);
     }
 }

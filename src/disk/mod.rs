@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use buffer::AlignedBuf;
+pub use probe::PROBE_NAME;
 pub use real::RealDisk;
 
 /// What a file is opened for; it fixes the flags of the descriptor.

@@ -27,7 +27,7 @@ use crate::config::IoChoice;
 use crate::error::{Error, Result};
 
 /// The probe's file. It has this name for a moment only; an open that is killed in between leaves it to the next one.
-const NAME: &str = "probe.tmp";
+pub const PROBE_NAME: &str = "ringwal-probe.tmp";
 /// How long the test write may take.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes of the test write: a multiple of whatever block a device has.
@@ -79,9 +79,9 @@ struct ProbeFile {
 impl ProbeFile {
     fn make(directory: BorrowedFd<'_>) -> io::Result<ProbeFile> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
-        match real::open_with_fallback(directory, NAME, flags | OFlags::DIRECT) {
+        match real::open_with_fallback(directory, PROBE_NAME, flags | OFlags::DIRECT) {
             Ok((file, is_direct)) => {
-                match rustix::fs::unlinkat(directory, NAME, AtFlags::empty()) {
+                match rustix::fs::unlinkat(directory, PROBE_NAME, AtFlags::empty()) {
                     // Somebody else probes at the same time and was faster.
                     Ok(()) | Err(Errno::NOENT) => Ok(ProbeFile { file, is_direct, is_writable: true }),
                     Err(error) => Err(error.into()),

@@ -35,11 +35,15 @@ impl Ranges {
 
     /// Adds a segment as its index file tells it, after the older ones; `floor` is the lowest index that a truncation
     /// in it reached.
-    pub(crate) fn restore(&mut self, segment: SegmentRange, floor: Option<u64>) {
+    pub(crate) fn restore(&mut self, mut segment: SegmentRange, floor: Option<u64>) {
         if let Some(floor) = floor {
             self.truncate_from(floor);
         }
-        if !segment.live.is_empty() {
+        if segment.live.is_empty() {
+            // An index without entries stands at any number; here it would break the ascending order.
+            let start = self.segments.back().map_or(0, |last| last.live.end);
+            segment.live = start..start;
+        } else {
             self.lower_empty_tail(segment.live.start);
         }
         self.segments.push_back(segment);
@@ -91,6 +95,7 @@ impl Ranges {
     }
 
     /// The lowest live index.
+    #[cfg(test)]
     pub(crate) fn first(&self) -> Option<u64> {
         self.segments.iter().find(|segment| !segment.live.is_empty()).map(|segment| segment.live.start)
     }
@@ -200,6 +205,16 @@ mod tests {
         assert_eq!(ranges.droppable(Some(4), 7), None, "index 5 was written there, though truncated");
         assert_eq!(ranges.droppable(None, 7), None);
         assert_eq!(ranges.droppable(Some(5), 7), Some(1));
+    }
+
+    #[test]
+    fn a_restored_segment_without_entries_hides_none_of_the_others() {
+        let mut ranges = Ranges::default();
+        for (sequence, live) in [(1, 5..10), (2, 0..0), (3, 10..20), (4, 900..900), (5, 20..30)] {
+            ranges.restore(SegmentRange { sequence, first_frame: sequence, live, highest_ever: None }, None);
+        }
+        let found = [5, 9, 10, 19, 20, 29].map(|index| ranges.locate(index).map(|at| at.sequence));
+        assert_eq!(found, [1, 1, 3, 3, 5, 5].map(Some));
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl Replay {
                 first_entry = first_entry.or(Some(index));
                 self.entries += 1;
             }
+            self.check_last_term(&operation)?;
             self.ledger.outline.check(&operation, segment_bytes).map_err(|error| does_not_fit(&error))?;
             self.ledger.apply(&operation, (offset + u64::from(at)) as u32);
         }
@@ -110,6 +111,14 @@ impl Replay {
         self.frames += 1;
         self.last = Some(*head);
         Ok(())
+    }
+
+    /// A truncation says the term of the last entry that stays; where that is known, it must be so.
+    fn check_last_term(&self, operation: &Operation) -> Result<(), String> {
+        let Operation::Truncate { first_removed, last_term } = operation else { return Ok(()) };
+        let known = first_removed.checked_sub(1).and_then(|last| self.ledger.term_of(last));
+        let fits = known.map_or(*last_term <= self.ledger.outline.state.last_term, |term| term == *last_term);
+        if fits { Ok(()) } else { Err(format!("a truncation leaves term {last_term} last, which is not so")) }
     }
 
     /// The first frame of a segment carries a base and no other does. Where the walk starts the base is the state;

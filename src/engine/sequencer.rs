@@ -132,7 +132,7 @@ pub(crate) struct End {
 }
 
 impl End {
-    fn of(state: &State) -> Option<End> {
+    pub(crate) fn of(state: &State) -> Option<End> {
         state.next.map(|next| End { next, last_term: state.last_term })
     }
 
@@ -164,6 +164,8 @@ pub(crate) struct Accepted {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) frame_bytes_max: u64,
+    /// Block size of the segments to come.
+    pub(crate) block_bytes: u32,
     pub(crate) first_index: u64,
 }
 
@@ -200,13 +202,15 @@ pub(crate) struct Start {
     pub(crate) tail: u64,
     pub(crate) spares: Vec<Plot>,
     pub(crate) next_number: u64,
+    /// The last durable frame, and where the log ends after it.
+    pub(crate) durable: (u64, Option<End>),
     pub(crate) open_due: bool,
     pub(crate) last_kind: FrameKind,
 }
 
 impl Sequencer {
     pub(crate) fn new(start: Start, limits: Limits) -> Sequencer {
-        let durable_end = End::of(&start.ledger.outline.state);
+        let (durable, durable_end) = start.durable;
         let durable_compaction = start.ledger.outline.state.compacted.map(|(index, _)| index);
         Sequencer {
             ledger: start.ledger,
@@ -221,7 +225,7 @@ impl Sequencer {
             last_kind: start.last_kind,
             digests: VecDeque::new(),
             acknowledged: start.next_number - 1,
-            durable: start.next_number - 1,
+            durable,
             durable_end,
             durable_compaction,
             queued_bytes: 0,
@@ -245,7 +249,7 @@ impl Sequencer {
             return Ok(Accepted { indexes: next..next, number: self.last_number(), operation_count: 0 });
         }
         let bytes = operations.iter().map(Operation::encoded_bytes).sum();
-        let limit = space::batch_bytes_max(self.active.segment_bytes, self.active.block_bytes);
+        let limit = self.batch_bytes_max();
         if bytes > limit {
             return Err(Error::TooLarge { what: "batch", bytes, limit }.into());
         }
@@ -259,6 +263,13 @@ impl Sequencer {
         self.join(operations);
         debug_assert_eq!(self.ledger.outline, outline, "joining does what the trial did");
         Ok(Accepted { indexes, number: self.last_number(), operation_count })
+    }
+
+    /// What fits any segment that the batch may have to go to.
+    fn batch_bytes_max(&self) -> u64 {
+        let spares = self.spares.iter().map(|spare| spare.block_bytes);
+        let block_bytes = spares.fold(self.active.block_bytes.max(self.limits.block_bytes), u32::max);
+        space::batch_bytes_max(self.active.segment_bytes, block_bytes)
     }
 
     fn class_of(&self, operations: &[Operation]) -> Class {
@@ -473,6 +484,9 @@ impl Sequencer {
 
     /// Frames up to `number` are durable.
     pub(crate) fn on_durable(&mut self, number: u64) {
+        if number <= self.durable {
+            return;
+        }
         while let Some(digest) = self.digests.pop_front_if(|digest| digest.number <= number) {
             self.queued_bytes -= digest.bytes;
             self.durable_end = digest.end;

@@ -14,7 +14,7 @@ pub(crate) const RESERVE_BLOCKS: u64 = 8;
 /// Blocks of those that only take an open frame, or a compaction that lets a segment go.
 pub(crate) const LAST_BLOCKS: u64 = 2;
 
-const _: () = assert!(LAST_BLOCKS < RESERVE_BLOCKS && RESERVE_BLOCKS < crate::config::SEGMENT_BLOCKS_MIN);
+const _: () = assert!(LAST_BLOCKS < RESERVE_BLOCKS && RESERVE_BLOCKS < crate::format::segment::SEGMENT_BLOCKS_MIN);
 
 /// What a frame is, as far as its right to space goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +35,7 @@ pub(crate) fn limit(class: Class, segment_bytes: u64, block_bytes: u32, spare_be
         Class::Small => LAST_BLOCKS,
         Class::Vital => 0,
     };
-    segment_bytes - kept_back * u64::from(block_bytes)
+    segment_bytes.saturating_sub(kept_back * u64::from(block_bytes))
 }
 
 /// The most bytes that the operations of one batch may take: what fits an empty segment behind which no spare stands,
@@ -43,7 +43,7 @@ pub(crate) fn limit(class: Class, segment_bytes: u64, block_bytes: u32, spare_be
 pub(crate) fn batch_bytes_max(segment_bytes: u64, block_bytes: u32) -> u64 {
     use crate::format::{align8, frame::HEAD_BYTES, state};
     let base_max = align8(state::BASE_FIXED_BYTES + state::hard_state_bytes_max(segment_bytes));
-    segment_bytes - (1 + RESERVE_BLOCKS) * u64::from(block_bytes) - HEAD_BYTES as u64 - base_max
+    segment_bytes.saturating_sub((1 + RESERVE_BLOCKS) * u64::from(block_bytes) + HEAD_BYTES as u64 + base_max)
 }
 
 #[cfg(test)]
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn the_smallest_segment_takes_a_batch_of_some_size() {
         for block in [512u32, 4096, 65536] {
-            let segment = crate::config::SEGMENT_BLOCKS_MIN * u64::from(block);
+            let segment = crate::format::segment::SEGMENT_BLOCKS_MIN * u64::from(block);
             assert!(batch_bytes_max(segment, block) > 8 * u64::from(block));
         }
     }

@@ -25,10 +25,11 @@ fn sequencer(open_due: bool) -> Sequencer {
         tail: BLOCK.into(),
         spares: Vec::new(),
         next_number: 1,
+        durable: (0, None),
         open_due,
         last_kind: FrameKind::Open,
     };
-    Sequencer::new(start, Limits { frame_bytes_max: 4096, first_index: 1 })
+    Sequencer::new(start, Limits { frame_bytes_max: 4096, block_bytes: BLOCK, first_index: 1 })
 }
 
 fn accept(sequencer: &mut Sequencer, batch: &[Request]) -> Result<Accepted, Refusal> {

@@ -167,6 +167,11 @@ impl Head {
         })
     }
 
+    /// The salt that a head at the start of `block` carries, if one may begin there: nothing is verified.
+    pub fn salt_in(block: &[u8]) -> Option<u64> {
+        (block.len() >= HEAD_BYTES && block[..4] == MAGIC).then(|| u64_at(block, 64))
+    }
+
     fn encode(&self, out: &mut [u8]) -> u32 {
         put(out, 0, &MAGIC);
         out[4] = match self.kind {

@@ -52,7 +52,7 @@ pub fn cut(sequence: u64, offset: u64, epoch_counter: u64) -> String {
 pub fn classify(name: &str) -> Name {
     if name == LOCK {
         Name::Lock
-    } else if name.ends_with(TEMPORARY) {
+    } else if name.strip_suffix(TEMPORARY).is_some_and(is_made_under_another_name) {
         Name::Temporary
     } else if name.starts_with(CUT) && name.ends_with(".bin") {
         Name::Cut
@@ -63,6 +63,11 @@ pub fn classify(name: &str) -> Name {
     } else {
         Name::Other
     }
+}
+
+/// Whether files of this name are made under a temporary one. Others that end like one are somebody else's.
+fn is_made_under_another_name(name: &str) -> bool {
+    matches!(classify(name), Name::Segment(_) | Name::Index(_))
 }
 
 fn sequence(digits: &str) -> Option<u64> {
@@ -81,9 +86,9 @@ mod tests {
         assert_eq!(classify(&temporary(&segment(7))), Name::Temporary);
         assert_eq!(classify(&cut(1, 4096, 2)), Name::Cut);
         assert_eq!(classify("lock"), Name::Lock);
-        for other in ["7.seg", "+0000000000000000007.seg", "00000000000000000000.seg", "99999999999999999999.seg", "x"]
-        {
+        for other in ["7.seg", "+0000000000000000007.seg", "00000000000000000000.seg", "99999999999999999999.seg"] {
             assert_eq!(classify(other), Name::Other, "{other}");
         }
+        assert_eq!((classify("x"), classify("x.tmp"), classify("lock.tmp")), (Name::Other, Name::Other, Name::Other));
     }
 }

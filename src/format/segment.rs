@@ -18,6 +18,9 @@ const MAGIC: [u8; 8] = *b"RWALSEG1";
 const CHECKSUM_AT: usize = 56;
 const _: () = assert!(CHECKSUM_AT + 4 == HEADER_BYTES && HEADER_BYTES <= super::SECTOR_BYTES);
 
+/// Smallest number of blocks in a segment: header, the reserve at its end, and room for a base and some data.
+pub const SEGMENT_BLOCKS_MIN: u64 = 24;
+
 /// Smallest and largest block size in bytes.
 pub const BLOCK_BYTES: std::ops::RangeInclusive<u32> = 512..=65536;
 
@@ -99,7 +102,7 @@ impl SegmentHeader {
         BLOCK_BYTES.contains(&self.block_bytes)
             && self.block_bytes.is_power_of_two()
             && self.segment_bytes.is_multiple_of(block)
-            && self.segment_bytes >= 2 * block
+            && self.segment_bytes >= SEGMENT_BLOCKS_MIN * block
             && self.segment_bytes <= (1 << 32) - block
             && self.sequence > 0
             && self.sequence < u64::MAX

@@ -41,9 +41,16 @@ impl Helper {
         loop {
             let dropped = self.drop_oldest();
             let recycled = dropped.as_ref().filter(|dropped| self.may_recycle(dropped)).map(|old| old.header.sequence);
-            let made = with_spares && self.make_spare(recycled);
+            // What cannot be recycled goes first: a spare from nothing may need its room.
             if let Some(dropped) = &dropped {
-                self.remove(dropped, recycled.is_some() && made);
+                self.forget_index(dropped);
+                if recycled.is_none() {
+                    self.remove(dropped);
+                }
+            }
+            let made = with_spares && self.make_spare(recycled);
+            if let Some(dropped) = dropped.as_ref().filter(|_| recycled.is_some() && !made) {
+                self.remove(dropped);
             }
             if dropped.is_none() && !made {
                 break;
@@ -74,15 +81,17 @@ impl Helper {
         Arc::strong_count(dropped) == 1 && self.block_bytes().is_ok_and(|bytes| bytes == dropped.header.block_bytes)
     }
 
-    fn remove(&self, dropped: &Arc<SegmentHandle>, is_recycled: bool) {
-        let sequence = dropped.header.sequence;
-        let disk = &*self.shared.disk;
+    fn forget_index(&self, dropped: &SegmentHandle) {
         // A missing index file is as good as a removed one.
-        let _ = disk.remove(&names::index(sequence));
-        if !is_recycled && let Err(error) = spare::remove(disk, sequence) {
-            tracing::warn!(%error, "a dropped segment stays behind; the next open removes it");
+        let _ = self.shared.disk.remove(&names::index(dropped.header.sequence));
+    }
+
+    fn remove(&self, dropped: &SegmentHandle) {
+        let sequence = dropped.header.sequence;
+        match spare::remove(&*self.shared.disk, sequence) {
+            Ok(()) => tracing::debug!(sequence, "removed a dropped segment"),
+            Err(error) => tracing::warn!(%error, "a dropped segment stays behind; the next open removes it"),
         }
-        tracing::debug!(sequence, is_recycled, "dropped a segment");
     }
 
     fn block_bytes(&self) -> Result<u32> {
@@ -116,7 +125,7 @@ impl Helper {
         let done = made.is_ok();
         match made {
             Ok(spare) => self.shared.add_spare(&mut core, spare),
-            Err(Error::NoSpace) => core.spare.no_space = true,
+            Err(error) if error.is_out_of_space() => core.spare.no_space = true,
             Err(error) => self.shared.poison(&mut core, error),
         }
         self.shared.notify_room(&mut core);
@@ -165,9 +174,26 @@ impl Helper {
         let Some(watermark) = self.shared.core().slot_due.take() else { return };
         let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(lock) = &*lock else { return };
-        if let Err(error) = lock.write_slot(self.shared.log_id, watermark) {
-            let error = Error::io("write", self.shared.disk.path_of(names::LOCK))(error);
-            self.shared.poison(&mut self.shared.core(), error);
+        let written = lock.write_slot(self.shared.log_id, watermark);
+        match written.map_err(Error::io("write", self.shared.disk.path_of(names::LOCK))) {
+            Ok(()) => {}
+            // It is one more witness, not the only one: the next mark tries again.
+            Err(error) if error.is_out_of_space() => tracing::warn!(%error, "the lock file's slot is not up to date"),
+            Err(error) => self.shared.poison(&mut self.shared.core(), error),
+        }
+    }
+}
+
+impl Drop for Helper {
+    /// However the thread ends, nobody waits for a spare in vain.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let cause = Error::Io {
+                action: "go on preparing segments in",
+                path: self.shared.disk.path().to_path_buf(),
+                source: std::io::Error::other("the helper thread panicked"),
+            };
+            self.shared.poison(&mut self.shared.core(), cause);
         }
     }
 }

@@ -20,7 +20,7 @@ use std::future::Future;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Poll, Waker, ready};
 
 use bytes::Bytes;
 
@@ -141,6 +141,18 @@ impl Log {
         Ok((Log::new(shared, Some(threads)), report))
     }
 
+    /// Runs recovery as [`Log::open_on`] does, writes included, and gives the log without its threads: it can be read
+    /// and not be written. For tests that try very many states of a disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::open`].
+    #[cfg(feature = "sim")]
+    pub fn recover_on(disk: Arc<dyn crate::disk::Disk>, config: Config) -> Result<(Log, RecoveryReport)> {
+        let (shared, report) = open::recover_on(disk, config)?;
+        Ok((Log::new(shared, None), report))
+    }
+
     /// Opens a log for reading, also beside a live writer: takes no lock, writes nothing, and shows every whole frame
     /// that was there when it looked. What a writer appends later is not seen; open again to see it.
     ///
@@ -212,17 +224,9 @@ impl Log {
     /// Those of [`Log::write`].
     pub fn write_async(&self, batch: Batch) -> impl Future<Output = Result<Range<u64>>> + Send + use<> + 'static {
         let log = self.clone();
-        let mut intake = Intake::default();
+        let mut intake = Intake { never_blocks: true, ..Intake::default() };
         async move {
-            let pending = std::future::poll_fn(|context| {
-                let mut core = match log.try_accept(&batch, &mut intake) {
-                    Ok(accepted) => return Poll::Ready(accepted),
-                    Err(core) => core,
-                };
-                core.room_wakers.push(context.waker().clone());
-                Poll::Pending
-            });
-            let pending = pending.await?;
+            let pending = std::future::poll_fn(|context| log.poll_accept(&batch, &mut intake, context.waker())).await?;
             let indexes = pending.indexes();
             pending.await?;
             Ok(indexes)
@@ -255,7 +259,7 @@ impl Log {
     /// [`Error::Busy`] where [`Log::submit`] would wait, and its other errors; the batch comes back.
     #[allow(clippy::result_large_err, reason = "the batch comes back so that it can be tried again")]
     pub fn try_submit(&self, batch: Batch) -> Result<Pending, (Error, Batch)> {
-        let mut intake = Intake { never_waits: true, ..Intake::default() };
+        let mut intake = Intake { never_blocks: true, never_waits: true, ..Intake::default() };
         match self.try_accept(&batch, &mut intake) {
             Ok(Ok(pending)) => Ok(pending),
             Ok(Err(error)) => Err((error, batch)),
@@ -524,8 +528,9 @@ impl Log {
                 Err(Hold::NeedTerm(index)) => {
                     intake.truncations = Some(core.sequencer.truncations());
                     drop(core);
-                    match reader::term(shared, index) {
-                        Ok(term) => intake.hints.push((index, term)),
+                    match intake.look_up(shared, index) {
+                        Ok(Some(term)) => intake.hints.push((index, term)),
+                        Ok(None) => return Err(shared.core()),
                         Err(error) => return Ok(Err(error)),
                     }
                 }
@@ -533,12 +538,43 @@ impl Log {
         }
     }
 
+    /// One attempt of a task: what it needs from the disk is read by the reader thread, and where there is no room its
+    /// waker is left behind.
+    fn poll_accept(&self, batch: &Batch, intake: &mut Intake, waker: &Waker) -> Poll<Result<Pending>> {
+        loop {
+            if let Some((index, answer)) = &intake.lookup {
+                let term = ready!(answer.poll(waker));
+                let index = *index;
+                intake.lookup = None;
+                match term {
+                    Ok(term) => intake.hints.push((index, term)),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            let mut core = match self.try_accept(batch, intake) {
+                Ok(accepted) => return Poll::Ready(accepted),
+                Err(core) => core,
+            };
+            if intake.lookup.is_none() {
+                if !core.room_wakers.iter().any(|known| known.will_wake(waker)) {
+                    core.room_wakers.push(waker.clone());
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+
     fn accepted(&self, core: &mut Core, accepted: Accepted, ticket: Arc<ack::Ticket>, intake: &mut Intake) -> Pending {
         let shared = self.shared();
-        if let Some(callback) = intake.callback.take()
-            && core.add_callback(accepted.number, &ticket, callback)
-        {
-            shared.wake_writer(core);
+        if let Some(callback) = intake.callback.take() {
+            match core.waiting.back_mut() {
+                Some(waiting) if Arc::ptr_eq(&waiting.ticket, &ticket) => waiting.callbacks.push(callback),
+                _ => {
+                    // Nothing to wait for: an empty batch behind what is acknowledged.
+                    core.callbacks_due.push(callback);
+                    shared.wake_writer(core);
+                }
+            }
         }
         shared.wake_writer_for_frame(core);
         Pending::new(shared.clone(), ticket, accepted.indexes)
@@ -560,10 +596,27 @@ struct Intake {
     /// Attempts at making a spare that were finished when this call first missed one.
     attempts: Option<u64>,
     never_waits: bool,
+    /// The disk is read by the reader thread only.
+    never_blocks: bool,
+    /// A term that the reader thread is looking up.
+    lookup: Option<(u64, Arc<pending::Answer<u64>>)>,
     callback: Option<Callback>,
 }
 
 impl Intake {
+    /// The term of a live index; `None` where a call that must not block has asked the reader thread for it.
+    fn look_up(&mut self, shared: &Arc<Shared>, index: u64) -> Result<Option<u64>> {
+        if !self.never_blocks {
+            return reader::term(shared, index).map(Some);
+        }
+        let known = reader::term_in_memory(shared, index)?;
+        if known.is_none() {
+            let read = move |shared: &Shared| reader::term(shared, index);
+            self.lookup = Some((index, reader::on_reader_thread(shared, Box::new(read))));
+        }
+        Ok(known)
+    }
+
     /// No spare stands: ask for one. A call that waits is refused only after an attempt that began later than the call
     /// found no space; one that does not is told what the last attempt found.
     #[allow(clippy::type_complexity, reason = "the shape of try_accept, which this is the tail of")]
@@ -580,59 +633,37 @@ impl Intake {
 impl Handle {
     fn close(&self) -> Result<()> {
         let shared = &self.shared;
-        // Held to the end: a second close must not let go of what the first one still writes.
+        // Held to the end: who closes a second time waits for the first, and learns the same.
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        {
-            let mut core = shared.core();
-            core.is_closed = true;
-            shared.notify_room(&mut core);
-            let _ = shared.to_writer.send(ToWriter::Close);
-            shared.wake_writer(&mut core);
-        }
+        shared.core().is_closed = true;
+        let mut whole = true;
         match threads.take() {
-            Some(threads) if threads.include_this() => finish_elsewhere(shared.clone(), threads),
-            threads => finish(shared, threads),
+            None => shared.let_go(),
+            Some(threads) => {
+                {
+                    let mut core = shared.core();
+                    shared.notify_room(&mut core);
+                    let _ = shared.to_writer.send(ToWriter::Close);
+                    shared.wake_writer(&mut core);
+                }
+                if threads.writer.thread().id() == std::thread::current().id() {
+                    // The last handle went in a callback: the writer thread finishes by itself, after this returns.
+                    shared.core().orphan = Some(threads.helper);
+                    return Ok(());
+                }
+                whole &= threads.writer.join().is_ok();
+                let _ = shared.to_helper.send(ToHelper::Close);
+                whole &= threads.helper.join().is_ok();
+                shared.let_go();
+            }
+        }
+        let core = shared.core();
+        match &core.poison {
+            Some(cause) => Err(Error::Poisoned(cause.clone())),
+            None if !whole => Err(Error::Closed),
+            None => Ok(()),
         }
     }
-}
-
-/// Waits for the threads and lets go of the directory.
-fn finish(shared: &Shared, threads: Option<Threads>) -> Result<()> {
-    let mut whole = true;
-    if let Some(threads) = threads {
-        whole &= threads.writer.join().is_ok();
-        let _ = shared.to_helper.send(ToHelper::Close);
-        whole &= threads.helper.join().is_ok();
-    }
-    let_go(shared);
-    match &shared.core().poison {
-        Some(cause) => Err(Error::Poisoned(cause.clone())),
-        None if !whole => Err(Error::Closed),
-        None => Ok(()),
-    }
-}
-
-/// The last handle went on one of the log's own threads, in a callback or with a waker: that thread has work to finish,
-/// and cannot wait for itself.
-fn finish_elsewhere(shared: Arc<Shared>, threads: Threads) -> Result<()> {
-    let path = shared.disk.path().to_path_buf();
-    let closer = std::thread::Builder::new().name("ringwal-closer".into());
-    let spawned = closer.spawn(move || {
-        if let Err(error) = finish(&shared, Some(threads)) {
-            tracing::error!(%error, "the log could not be closed cleanly");
-        }
-    });
-    spawned.map(drop).map_err(Error::io("start the thread that closes", path))
-}
-
-/// Gives up every descriptor that holds a lock, whoever still holds a part of this log.
-fn let_go(shared: &Shared) {
-    let mut core = shared.core();
-    core.files.clear();
-    core.notify_subscribers(|_| true);
-    drop(core);
-    shared.reads.lock().unwrap_or_else(PoisonError::into_inner).take();
-    shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 impl Drop for Handle {

@@ -22,20 +22,12 @@ use crate::segment::recover::{self, Recovered, RecoveryReport, Request};
 use crate::segment::sealed::SegmentHandle;
 
 /// How often a read-only open beside a live writer looks again before it believes what it sees.
-const READ_ONLY_TRIES: usize = 5;
+const READ_ONLY_TRIES: usize = 100;
 
 /// The threads of a log that is open for writing.
 pub(crate) struct Threads {
     pub(crate) writer: JoinHandle<()>,
     pub(crate) helper: JoinHandle<()>,
-}
-
-impl Threads {
-    /// Whether the caller runs on one of them.
-    pub(crate) fn include_this(&self) -> bool {
-        let this = thread::current().id();
-        this == self.writer.thread().id() || this == self.helper.thread().id()
-    }
 }
 
 /// 64 random bits from the operating system.
@@ -51,6 +43,7 @@ pub(crate) fn random() -> u64 {
 /// Opens the log of a real directory, creating the directory and the log where there is none.
 pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, RecoveryReport)> {
     config.validate()?;
+    check_directory(dir)?;
     if let Err(error) = std::fs::create_dir_all(dir) {
         // On a read-only disk an existing directory is still named by what cannot be done in it.
         if !dir.is_dir() {
@@ -59,6 +52,14 @@ pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, 
     }
     let io = config.io;
     open_on(Arc::new(RealDisk::open(dir, io)?), config)
+}
+
+/// Refuses a path where something stands that can never be a log.
+fn check_directory(dir: &Path) -> Result<()> {
+    if dir.exists() && !dir.is_dir() {
+        return Err(Error::Foreign { path: dir.into(), found: "it is not a directory".into() });
+    }
+    Ok(())
 }
 
 /// Opens the log on any disk.
@@ -78,8 +79,21 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Shared
     Ok((shared, threads, report))
 }
 
+/// A whole writing recovery, and then a log without threads, for reading: where many states are to be tried.
+#[cfg(feature = "sim")]
+pub(crate) fn recover_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Shared>, RecoveryReport)> {
+    config.validate()?;
+    let request = Request { disk: &disk, config: &config, random: &random, read_only: false };
+    let mut recovered = recover::recover(&request)?;
+    recovered.lock = None;
+    let report = recovered.report.clone();
+    let (to_writer, to_helper) = (unbounded().0, unbounded().0);
+    Ok((share(disk, config, recovered, (to_writer, to_helper)), report))
+}
+
 /// Opens the log of a directory for reading only: no lock is taken and nothing is written.
 pub(crate) fn open_read_only(dir: &Path) -> Result<(Arc<Shared>, RecoveryReport)> {
+    check_directory(dir)?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::open_read_only(dir)?);
     read_only_on(disk)
 }
@@ -98,7 +112,7 @@ pub(crate) fn read_only_on(disk: Arc<dyn Disk>) -> Result<(Arc<Shared>, Recovery
 /// is believed only when a second whole look finds the same place damaged.
 fn look_until_sure(request: &Request<'_>) -> Result<Recovered> {
     let mut last_place = None;
-    for attempt in 1.. {
+    for _ in 0..READ_ONLY_TRIES {
         let error = match recover::recover(request) {
             Ok(recovered) => return Ok(recovered),
             Err(error) => error,
@@ -108,13 +122,14 @@ fn look_until_sure(request: &Request<'_>) -> Result<Recovered> {
             Error::Io { source, path, .. } if source.kind() == std::io::ErrorKind::NotFound => Some((path.clone(), 0)),
             _ => return Err(error),
         };
-        if place == last_place || attempt >= READ_ONLY_TRIES {
+        if place == last_place {
             return Err(error);
         }
         last_place = place;
         thread::sleep(Duration::from_millis(20));
     }
-    unreachable!("the loop ends by returning")
+    // Each look was overtaken at another place: what is there changes faster than it can be read.
+    Err(Error::Busy)
 }
 
 fn pipeline(config: &Config, recovered: &Recovered) -> Pipeline {
@@ -153,7 +168,8 @@ fn share(
             files.insert(open.header.sequence, open.file.clone());
         }
     }
-    let limits = Limits { frame_bytes_max: config.frame_bytes_max, first_index: config.first_index };
+    let block_bytes = recover::block_bytes(&config, &*disk).unwrap_or(recovered.active.header.block_bytes);
+    let limits = Limits { frame_bytes_max: config.frame_bytes_max, block_bytes, first_index: config.first_index };
     let core = Core {
         sequencer: Sequencer::new(recovered.start, limits),
         tail: TailCache::new(config.tail_cache_bytes),
@@ -169,7 +185,9 @@ fn share(
         subscribers: Vec::new(),
         room_sleepers: 0,
         room_wakers: Vec::new(),
-        to_wake: Vec::new(),
+        woken: Vec::new(),
+        callbacks_due: Vec::new(),
+        orphan: None,
         poison: None,
         is_closed: false,
     };
@@ -189,10 +207,9 @@ fn start_threads(
         match theirs.disk.driver(theirs.config.frames_in_flight) {
             Ok(driver) => {
                 let _ = theirs.alarm.set(driver.alarm());
-                // Made before anyone can append: it must see the segment that the log begins in.
-                let writer = Writer::new(theirs, writer_inbox, driver, pipeline);
                 let _ = report.send(Ok(()));
-                writer.run();
+                Writer::new(theirs.clone(), writer_inbox, driver, pipeline).run();
+                finish_orphan(&theirs);
             }
             Err(error) => drop(report.send(Err(error))),
         }
@@ -213,6 +230,14 @@ fn start_threads(
     };
     shared.want_spare(&mut shared.core());
     Ok(Threads { writer, helper })
+}
+
+/// Ends a log whose last handle went on the writer thread itself.
+fn finish_orphan(shared: &Shared) {
+    let Some(helper) = shared.core().orphan.take() else { return };
+    let _ = shared.to_helper.send(ToHelper::Close);
+    let _ = helper.join();
+    shared.let_go();
 }
 
 fn tell(shared: &Shared, report: &RecoveryReport) {

@@ -16,8 +16,8 @@ use crate::entry::LogEntry;
 use crate::error::{Error, Result};
 use crate::segment::sealed::SegmentHandle;
 
-/// Index files mapped at once; each costs an address range, and the kernel limits their number.
-const MAPS_MAX: usize = 1024;
+/// Segments that readers have open at once: each costs two descriptors and a mapping, and both are limited.
+const OPEN_MAX: usize = 128;
 
 /// Entries of one segment looked up at once.
 const RUN_ENTRIES: u64 = 1024;
@@ -75,10 +75,14 @@ pub(crate) fn get_cached(shared: &Shared, index: u64) -> Result<Option<LogEntry>
 fn read(shared: &Shared, place: Place, index: u64) -> Result<LogEntry> {
     match place {
         Place::Cached(entry) => Ok(entry),
-        Place::At(handle, offset) => handle.read_entry(index, offset),
+        Place::At(handle, offset) => {
+            let entry = handle.read_entry(index, offset);
+            note_open(shared, &handle);
+            entry
+        }
         Place::Sealed(handle) => {
             let entry = handle.read_sealed(index);
-            note_map(shared, &handle);
+            note_open(shared, &handle);
             entry
         }
     }
@@ -105,40 +109,60 @@ fn segment_changed(shared: &Shared, index: u64) -> bool {
     !handle.is_still_itself()
 }
 
-/// Remembers that a handle has a map, and lets the oldest go beyond the limit.
-fn note_map(shared: &Shared, handle: &Arc<SegmentHandle>) {
-    if !handle.take_newly_mapped() {
+/// Remembers that a handle has files open, and closes the oldest beyond the limit.
+fn note_open(shared: &Shared, handle: &Arc<SegmentHandle>) {
+    if !handle.take_newly_opened() {
         return;
     }
-    let mut maps = shared.maps.lock().unwrap_or_else(PoisonError::into_inner);
-    maps.push_back(Arc::downgrade(handle));
-    while maps.len() > MAPS_MAX {
-        if let Some(oldest) = maps.pop_front().and_then(|weak| weak.upgrade()) {
-            oldest.forget_index();
+    let mut open = shared.open_handles.lock().unwrap_or_else(PoisonError::into_inner);
+    open.push_back(Arc::downgrade(handle));
+    while open.len() > OPEN_MAX {
+        if let Some(oldest) = open.pop_front().and_then(|weak| weak.upgrade()) {
+            oldest.close();
         }
     }
 }
 
 /// The term at an index, or at the compaction point.
 pub(crate) fn term(shared: &Shared, index: u64) -> Result<u64> {
-    let handle = {
-        let core = shared.core();
-        if let Some((compacted, term)) = core.sequencer.outline().state.compacted
-            && compacted == index
-        {
-            return Ok(term);
-        }
-        core.check_readable(index)?;
-        if let Some(term) = core.tail.get(index).map(|entry| entry.term).or(core.sequencer.ledger.term_of(index)) {
-            return Ok(term);
-        }
-        handle_of(&core, index)?.0
+    let handle = match known_term(shared, index)? {
+        Known::Term(term) => return Ok(term),
+        Known::Sealed(handle) => handle,
     };
-    let term = handle.index_map()?.term_of(index);
-    note_map(shared, &handle);
+    let term = handle.index_map().map(|map| map.term_of(index));
+    note_open(shared, &handle);
     match term {
-        Some(term) => Ok(term),
-        None => get(shared, index).map(|entry| entry.term),
+        Ok(Some(term)) => Ok(term),
+        // Read alone, the entry shows its term, or whether the segment went meanwhile.
+        _ => get(shared, index).map(|entry| entry.term),
+    }
+}
+
+/// The term at an index, where it is known without touching the disk.
+pub(crate) fn term_in_memory(shared: &Shared, index: u64) -> Result<Option<u64>> {
+    match known_term(shared, index)? {
+        Known::Term(term) => Ok(Some(term)),
+        Known::Sealed(handle) => Ok(handle.open_map().and_then(|map| map.term_of(index))),
+    }
+}
+
+/// A term, or the segment whose index file knows it.
+enum Known {
+    Term(u64),
+    Sealed(Arc<SegmentHandle>),
+}
+
+fn known_term(shared: &Shared, index: u64) -> Result<Known> {
+    let core = shared.core();
+    if let Some((compacted, term)) = core.sequencer.outline().state.compacted
+        && compacted == index
+    {
+        return Ok(Known::Term(term));
+    }
+    core.check_readable(index)?;
+    match core.tail.get(index).map(|entry| entry.term).or(core.sequencer.ledger.term_of(index)) {
+        Some(term) => Ok(Known::Term(term)),
+        None => handle_of(&core, index).map(|(handle, _)| Known::Sealed(handle)),
     }
 }
 
@@ -188,15 +212,22 @@ fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec
     let offsets = match offsets {
         Offsets::Known(offsets) => offsets,
         Offsets::InFile(range) => {
-            let map = handle.index_map()?;
-            note_map(shared, &handle);
-            range.map_while(|at| map.offset_of(at)).collect()
+            let map = handle.index_map();
+            note_open(shared, &handle);
+            match map {
+                Ok(map) => range.map_while(|at| map.offset_of(at)).collect(),
+                // Read alone, it shows whether the segment went meanwhile.
+                Err(Error::Corrupt { .. } | Error::Io { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            }
         }
     };
     if offsets.is_empty() {
         return get(shared, range.start).map(|entry| vec![entry]);
     }
-    match handle.read_run(range.start, &offsets, bytes_max) {
+    let run = handle.read_run(range.start, &offsets, bytes_max);
+    note_open(shared, &handle);
+    match run {
         // One at a time shows which entry it is, and whether the index led astray.
         Err(Error::Corrupt { .. } | Error::Io { .. }) => get(shared, range.start).map(|entry| vec![entry]),
         other => other,
@@ -301,6 +332,9 @@ impl DoubleEndedIterator for Entries {
         if self.back.is_empty() && !self.unread.is_empty() {
             let start = self.unread.end.saturating_sub(BACK_ENTRIES).max(self.unread.start);
             match get_entries(&self.shared, start..self.unread.end, usize::MAX) {
+                Ok(entries) if (entries.len() as u64) < self.unread.end - start => {
+                    return self.stop(Error::NotWritten { next: start + entries.len() as u64 });
+                }
                 Ok(entries) => {
                     self.unread.end = start;
                     self.back = entries.into();

@@ -99,7 +99,7 @@ impl Subscriber {
         }
     }
 
-    /// Tells of news; a task that waits is for the caller to wake.
+    /// Wakes a thread that waits; the waker of a task that does comes back, to be woken without a lock held.
     pub(crate) fn notify(&self) -> Option<Waker> {
         let mut inbox = self.inbox();
         inbox.is_notified = true;
@@ -147,7 +147,7 @@ impl Subscription {
             return Look::Event(Ok(Event::Truncated { from }));
         }
         match readable(&core, self.subscriber.upto, inbox.next) {
-            Ok(Some(end)) => Look::Read(inbox.next..end),
+            Ok(Some(end)) => Look::Read(Wanted { range: inbox.next..end, truncations: core.sequencer.truncations() }),
             Ok(None) => Look::Wait,
             Err(error) => Look::Event(Err(error)),
         }
@@ -155,12 +155,14 @@ impl Subscription {
 
     /// Takes in what was read, unless the log changed below it meanwhile; an error that the next look will not explain
     /// comes back.
-    fn absorb(&mut self, range: &Range<u64>, read: Result<Vec<LogEntry>>) -> Result<()> {
+    fn absorb(&mut self, wanted: &Wanted, read: Result<Vec<LogEntry>>) -> Result<()> {
         match read {
             Ok(entries) => {
-                let _core = self.shared.core();
+                let core = self.shared.core();
                 let mut inbox = self.subscriber.inbox();
-                if inbox.next == range.start && inbox.truncated.is_none() {
+                // After a truncation it is open which of them were read before it, and which are not durable yet.
+                let is_same = core.sequencer.truncations() == wanted.truncations;
+                if is_same && inbox.next == wanted.range.start {
                     inbox.next += entries.len() as u64;
                     self.ready.extend(entries);
                 }
@@ -180,10 +182,17 @@ impl Subscription {
     }
 }
 
+/// Entries to be read, and how many truncations had been accepted when they were seen to be there.
+#[derive(Clone)]
+struct Wanted {
+    range: Range<u64>,
+    truncations: u64,
+}
+
 /// What a subscription is to do next.
 enum Look {
     Event(Result<Event>),
-    Read(Range<u64>),
+    Read(Wanted),
     Wait,
 }
 
@@ -214,9 +223,9 @@ impl Iterator for Subscription {
         while !self.is_over {
             match self.look() {
                 Look::Event(event) => return self.tell(event),
-                Look::Read(range) => {
-                    let read = reader::get_entries(&self.shared, range.clone(), READ_BYTES);
-                    if let Err(error) = self.absorb(&range, read) {
+                Look::Read(wanted) => {
+                    let read = reader::get_entries(&self.shared, wanted.range.clone(), READ_BYTES);
+                    if let Err(error) = self.absorb(&wanted, read) {
                         return self.tell(Err(error));
                     }
                 }
@@ -240,24 +249,24 @@ pub struct EventStream {
 
 /// What the reader thread is reading.
 struct Reading {
-    range: Range<u64>,
+    wanted: Wanted,
     answer: Arc<Answer<Vec<LogEntry>>>,
 }
 
 impl EventStream {
     /// Reads from memory at once, and leaves what needs the disk to the reader thread.
-    fn start_reading(&mut self, range: Range<u64>) -> Result<()> {
+    fn start_reading(&mut self, wanted: Wanted) -> Result<()> {
         let shared = &self.subscription.shared;
-        match reader::get_cached(shared, range.start) {
+        match reader::get_cached(shared, wanted.range.start) {
             Ok(None) => {
-                let wanted = range.clone();
-                let read = move |shared: &Shared| reader::get_entries(shared, wanted, READ_BYTES);
+                let range = wanted.range.clone();
+                let read = move |shared: &Shared| reader::get_entries(shared, range, READ_BYTES);
                 let answer = reader::on_reader_thread(shared, Box::new(read));
-                self.reading = Some(Reading { range, answer });
+                self.reading = Some(Reading { wanted, answer });
                 Ok(())
             }
-            Ok(Some(entry)) => self.subscription.absorb(&range, Ok(vec![entry])),
-            Err(error) => self.subscription.absorb(&range, Err(error)),
+            Ok(Some(entry)) => self.subscription.absorb(&wanted, Ok(vec![entry])),
+            Err(error) => self.subscription.absorb(&wanted, Err(error)),
         }
     }
 }
@@ -268,9 +277,9 @@ impl Stream for EventStream {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
         let this = &mut *self;
         while !this.subscription.is_over {
-            if let Some(Reading { range, answer }) = &this.reading {
+            if let Some(Reading { wanted, answer }) = &this.reading {
                 let read = std::task::ready!(answer.poll(context.waker()));
-                let absorbed = this.subscription.absorb(range, read);
+                let absorbed = this.subscription.absorb(wanted, read);
                 this.reading = None;
                 if let Err(error) = absorbed {
                     return Poll::Ready(this.subscription.tell(Err(error)));
@@ -279,8 +288,8 @@ impl Stream for EventStream {
             this.subscription.subscriber.inbox().waker = Some(context.waker().clone());
             match this.subscription.look() {
                 Look::Event(event) => return Poll::Ready(this.subscription.tell(event)),
-                Look::Read(range) => {
-                    if let Err(error) = this.start_reading(range) {
+                Look::Read(wanted) => {
+                    if let Err(error) = this.start_reading(wanted) {
                         return Poll::Ready(this.subscription.tell(Err(error)));
                     }
                 }

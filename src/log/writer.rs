@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::ack::Fate;
-use super::core::{Core, Shared, ToWriter, Waiting, WriterState};
+use super::core::{Callback, Core, Shared, ToWriter, Waiting, WriterState};
 use crate::config::{Durability, Wait};
 use crate::disk::{AlignedBuf, Completion, Driver, Operation, PollWait};
 use crate::engine::pipeline::{GATHER_BYTES, Pipeline, Progress};
@@ -69,7 +69,8 @@ pub(crate) struct Writer {
     segment: u64,
     buffers: Vec<AlignedBuf>,
     last_sync: Instant,
-    sync_wanted: bool,
+    /// A sync is due once everything up to this frame is written: the last of a segment that was left.
+    sync_through: u64,
     was_idle_marked: bool,
     is_closing: bool,
     has_failed: bool,
@@ -94,7 +95,7 @@ impl Writer {
             segment,
             buffers: Vec::new(),
             last_sync: Instant::now(),
-            sync_wanted: false,
+            sync_through: 0,
             was_idle_marked: true,
             is_closing: false,
             has_failed: false,
@@ -109,6 +110,7 @@ impl Writer {
                 self.on_message(&message);
             }
             self.notice_poison();
+            self.run_due_callbacks();
             self.submit_ready();
             self.sync_if_due();
             if !self.pipeline.is_idle() {
@@ -120,6 +122,12 @@ impl Writer {
                 self.sleep_idle();
             }
         }
+    }
+
+    /// Callbacks of batches that had nothing to wait for.
+    fn run_due_callbacks(&mut self) {
+        let due = std::mem::take(&mut self.shared.core().callbacks_due);
+        due.into_iter().for_each(|callback| run_callback(callback, Ok(())));
     }
 
     fn on_message(&mut self, message: &ToWriter) {
@@ -157,11 +165,6 @@ impl Writer {
             return None;
         }
         let mut core = self.shared.core();
-        while let Some(late) = core.take_late_callbacks() {
-            drop(core);
-            settle_one(late, Fate::Acknowledged, 0, || Ok(()));
-            core = self.shared.core();
-        }
         if !self.may_go(&core) {
             let room = self.pipeline.admits(GATHER_BYTES, false);
             let worth_bytes = if room { GATHER_BYTES } else { u64::MAX };
@@ -231,7 +234,7 @@ impl Writer {
         }
         drop(core);
         self.segment = frame.plot.sequence;
-        self.sync_wanted |= self.shared.config.durability != Durability::Sync;
+        self.sync_through = frame.number - 1;
         self.shared.count(&self.shared.meter.rolls);
         tracing::debug!(sequence = self.segment, "rolled");
         let mut core = self.shared.core();
@@ -353,23 +356,19 @@ impl Writer {
     /// Fails everything that is not acknowledged, once, with the first cause.
     fn fail(&mut self, cause: Option<Error>) {
         self.pipeline.poison();
-        let (waiting, syncs, acknowledged, cause) = {
+        let (waiting, syncs, cause) = {
             let mut core = self.shared.core();
             if let Some(cause) = cause {
                 self.shared.poison(&mut core, cause);
             }
             core.writer = WriterState::Awake;
-            let (waiting, syncs) = (std::mem::take(&mut core.waiting), std::mem::take(&mut core.syncs));
-            (waiting, syncs, core.sequencer.acknowledged(), core.poison.clone())
+            (std::mem::take(&mut core.waiting), std::mem::take(&mut core.syncs), core.poison.clone())
         };
         self.has_failed = true;
         let Some(cause) = cause else { return };
         syncs.iter().for_each(|(_, ticket)| ticket.settle(Fate::Failed, 0));
         for waiting in waiting {
-            match waiting.number <= acknowledged {
-                true => settle_one(waiting, Fate::Acknowledged, 0, || Ok(())),
-                false => settle_one(waiting, Fate::Failed, 0, || Err(Error::Poisoned(cause.clone()))),
-            }
+            settle_one(waiting, Fate::Failed, 0, || Err(Error::Poisoned(cause.clone())));
         }
     }
 
@@ -379,13 +378,14 @@ impl Writer {
             Durability::Interval(every) => self.last_sync.elapsed() >= every,
             Durability::Sync | Durability::None => false,
         };
-        let asked = self.sync_wanted || self.is_closing || self.pipeline.barrier_waits() || self.sync_asked();
+        let Progress { written, durable } = self.pipeline.progress();
+        let rolled = durable < self.sync_through && self.sync_through <= written;
+        let asked = rolled || self.is_closing || self.pipeline.barrier_waits() || self.sync_asked();
         if !(asked && self.pipeline.has_unsynced() || by_timer && self.pipeline.wants_sync()) {
             return;
         }
         if let Some(segments) = self.pipeline.begin_sync() {
             self.last_sync = Instant::now();
-            self.sync_wanted = false;
             for file in segments {
                 self.driver.submit(Operation::Sync { token: SYNC_TOKEN, file });
             }
@@ -403,7 +403,9 @@ impl Writer {
     /// Time to the next timed sync, if something waits for it.
     fn until_sync(&self) -> Option<Duration> {
         match self.shared.config.durability {
-            Durability::Interval(every) if self.pipeline.wants_sync() && !self.pipeline.is_syncing() => {
+            Durability::Interval(every)
+                if self.pipeline.wants_sync() && !self.pipeline.is_syncing() && !self.has_failed =>
+            {
                 Some(every.saturating_sub(self.last_sync.elapsed()))
             }
             _ => None,
@@ -413,7 +415,13 @@ impl Writer {
     /// Whether the next frame could be submitted now.
     fn has_work(&self) -> bool {
         let core = self.shared.core();
-        !self.has_failed && self.may_go(&core) || self.is_called(&core)
+        let ready = self.may_go(&core);
+        !core.callbacks_due.is_empty() || !self.has_failed && (ready || self.sync_waits(&core))
+    }
+
+    /// Whether a `sync` call waits for something that a sync would give it.
+    fn sync_waits(&self, core: &Core) -> bool {
+        !core.syncs.is_empty() && self.pipeline.has_unsynced()
     }
 
     /// Nothing is in flight and nothing to submit: sleeps until a message comes or something is due by time.
@@ -426,12 +434,15 @@ impl Writer {
         let limit = {
             let mut core = self.shared.core();
             let pending = core.pending_since.filter(|_| core.sequencer.peek_frame().is_some() && !self.has_failed);
-            if pending.is_some() && self.shared.config.linger.is_zero() || self.is_called(&core) {
+            let is_due = pending.is_some() && self.shared.config.linger.is_zero()
+                || !core.callbacks_due.is_empty()
+                || !self.has_failed && (core.poison.is_some() || self.sync_waits(&core));
+            if is_due {
                 return;
             }
             core.writer = WriterState::Idle;
             let lingering = pending.map(|since| self.shared.config.linger.saturating_sub(since.elapsed()));
-            let mark = (!self.was_idle_marked).then_some(self.shared.config.idle_mark_after);
+            let mark = (!self.was_idle_marked && !self.has_failed).then_some(self.shared.config.idle_mark_after);
             [lingering, mark, self.until_sync()].into_iter().flatten().min()
         };
         let message = match limit {
@@ -444,12 +455,6 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => self.on_idle_tick(),
             Err(RecvTimeoutError::Disconnected) => self.is_closing = true,
         }
-    }
-
-    /// Whether there is something to do besides frames, given while this thread was not asleep and was not woken.
-    fn is_called(&self, core: &Core) -> bool {
-        let wants_sync = !core.syncs.is_empty() && self.pipeline.has_unsynced();
-        core.has_late_callbacks() || !self.has_failed && (wants_sync || core.poison.is_some())
     }
 
     /// Looks for something to do for a while before sleeping; `true` if there is.
@@ -500,6 +505,9 @@ impl Writer {
 
     /// Drains, syncs and marks; `true` when nothing is left to do.
     fn finish_closing(&mut self) -> bool {
+        if !self.shared.core().callbacks_due.is_empty() {
+            return false;
+        }
         if self.has_failed {
             return true;
         }
@@ -516,14 +524,16 @@ impl Writer {
 /// Settles one frame: its waiters by one wake, then its callbacks.
 fn settle_one(waiting: Waiting, fate: Fate, now_ns: u64, result: impl Fn() -> Result<(), Error>) {
     waiting.ticket.settle(fate, now_ns);
-    for callback in waiting.callbacks {
-        IN_CALLBACK.set(true);
-        // A panicking callback is its owner's bug: it must not take the log with it.
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callback(result())));
-        IN_CALLBACK.set(false);
-        if outcome.is_err() {
-            tracing::error!("a completion callback panicked");
-        }
+    waiting.callbacks.into_iter().for_each(|callback| run_callback(callback, result()));
+}
+
+fn run_callback(callback: Callback, result: Result<(), Error>) {
+    IN_CALLBACK.set(true);
+    // A panicking callback is its owner's bug: it must not take the log with it.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callback(result)));
+    IN_CALLBACK.set(false);
+    if outcome.is_err() {
+        tracing::error!("a completion callback panicked");
     }
 }
 

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::disk::{Access, Disk, DiskFile};
+use crate::disk::{self, Access, Disk, DiskFile};
 use crate::engine::plant::{Plant, planted};
 use crate::error::{Error, Result};
 use crate::format::lock::{HOLDER_BYTES_MAX, HOLDER_OFFSET, SLOT_BYTES, SLOT_OFFSETS, Slot, SlotRead};
 use crate::format::names::{self, Name};
+
+/// Length of a lock file.
+const LOCK_BYTES: u64 = HOLDER_OFFSET + HOLDER_BYTES_MAX as u64;
 
 /// What a directory holds.
 #[derive(Debug, Default)]
@@ -37,6 +40,8 @@ impl Listing {
                 Name::Cut => {}
                 // The root of a fresh ext4 is as good as empty.
                 Name::Other if name == "lost+found/" => {}
+                // Left by an open that was killed while it tried the disk.
+                Name::Other if name == disk::PROBE_NAME => listing.temporaries.push(name),
                 Name::Other => listing.foreign = Some(name),
             }
         }
@@ -44,12 +49,13 @@ impl Listing {
         Ok(listing)
     }
 
-    /// Refuses a directory with other people's files in which nothing is ours.
+    /// Refuses a directory with other people's files in which nothing is ours: also a lock file that is none of ours.
     pub(crate) fn check_ours(&self, disk: &dyn Disk) -> Result<()> {
+        let foreign = |found| Err(Error::Foreign { path: disk.path().into(), found });
         match &self.foreign {
-            Some(name) if self.segments.is_empty() && !self.has_lock => {
-                Err(Error::Foreign { path: disk.path().into(), found: format!("it holds {name:?} and no segment") })
-            }
+            _ if !self.segments.is_empty() => Ok(()),
+            _ if self.has_lock && !is_lock_file(disk)? => foreign("its file \"lock\" is another program's".into()),
+            Some(name) if !self.has_lock => foreign(format!("it holds {name:?} and no segment")),
             _ => Ok(()),
         }
     }
@@ -59,6 +65,19 @@ impl Listing {
         let gap = self.segments.windows(2).rposition(|pair| pair[0] + 1 != pair[1]);
         &self.segments[gap.map_or(0, |at| at + 1)..]
     }
+}
+
+/// Whether the lock file looks like one: not too long, and each slot written or never touched.
+fn is_lock_file(disk: &dyn Disk) -> Result<bool> {
+    let path = disk.path_of(names::LOCK);
+    let file = disk.open(names::LOCK, Access::Read).map_err(Error::io("read", &path))?;
+    let mut looks_right = file.size().map_err(Error::io("read", &path))? <= LOCK_BYTES;
+    for offset in SLOT_OFFSETS {
+        let mut bytes = [0; SLOT_BYTES];
+        file.read_at(&mut bytes, offset).map_err(Error::io("read", &path))?;
+        looks_right &= bytes == [0; SLOT_BYTES] || Slot::decode(&bytes) != SlotRead::Absent;
+    }
+    Ok(looks_right)
 }
 
 /// The locked lock file.
@@ -78,11 +97,11 @@ impl LockFile {
         let path = disk.path_of(names::LOCK);
         let file = disk.open(names::LOCK, Access::Lock).map_err(Error::io("open for writing", &path))?;
         lock_within(&*file, wait, || Error::Locked { path: path.clone(), holder: holder(&*file) }, &path)?;
-        let text = format!("process {}\n", std::process::id());
-        // Only for messages: whether it reaches the disk does not matter.
-        let mut line = [0; HOLDER_BYTES_MAX];
-        line[..text.len()].copy_from_slice(text.as_bytes());
-        file.write_at(&line, HOLDER_OFFSET).map_err(Error::io("write", &path))?;
+        match name_holder(&*file).map_err(Error::io("write", &path)) {
+            // On a full disk the name may have no room; the lock holds without it.
+            Err(error) if !error.is_out_of_space() => return Err(error),
+            _ => {}
+        }
         Ok(LockFile { file, disk: disk.clone(), next_slot: AtomicUsize::new(0) })
     }
 
@@ -129,6 +148,18 @@ fn read_slots(file: &dyn DiskFile, disk: &dyn Disk) -> Result<(Option<Slot>, usi
     Ok(best)
 }
 
+/// Writes who holds the lock. Only for messages: whether it reaches the disk does not matter. A file that is longer
+/// than a lock file is something else under its name, perhaps a segment: recovery will say so, and it stays as it is.
+fn name_holder(file: &dyn DiskFile) -> io::Result<()> {
+    if file.size()? > LOCK_BYTES {
+        return Ok(());
+    }
+    let text = format!("process {}\n", std::process::id());
+    let mut line = [0; HOLDER_BYTES_MAX];
+    line[..text.len()].copy_from_slice(text.as_bytes());
+    file.write_at(&line, HOLDER_OFFSET)
+}
+
 fn holder(file: &dyn DiskFile) -> String {
     let mut line = [0; HOLDER_BYTES_MAX];
     let bytes = file.read_at(&mut line, HOLDER_OFFSET).unwrap_or(0);
@@ -146,12 +177,13 @@ pub(crate) fn lock_within(
     refusal: impl Fn() -> Error,
     path: &std::path::Path,
 ) -> Result<()> {
-    let deadline = Instant::now() + wait;
+    // A wait beyond the clock's end is one without an end.
+    let deadline = Instant::now().checked_add(wait);
     loop {
         if file.try_lock().map_err(Error::io("lock", path))? {
             return Ok(());
         }
-        if Instant::now() >= deadline {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(refusal());
         }
         std::thread::sleep(Duration::from_millis(5));

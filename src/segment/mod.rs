@@ -4,6 +4,7 @@
 //! - [`spare`]: making segments ready, from nothing or from a dropped one.
 //! - [`scan`]: reading a segment frame by frame.
 //! - [`recover`]: finding the end of the log, and making it safe to go on from there.
+//! - [`salvage`]: what a segment tells of itself when its header is damaged, for looking only.
 //! - [`index_map`]: index files, mapped.
 //! - [`sealed`]: reading single entries and ranges.
 //!
@@ -12,6 +13,7 @@
 pub(crate) mod dir;
 pub(crate) mod index_map;
 pub(crate) mod recover;
+mod salvage;
 pub(crate) mod scan;
 pub(crate) mod sealed;
 pub(crate) mod spare;

@@ -10,11 +10,13 @@
 //! 4. **Torn or corrupt**: one head behind the end whose watermark covers the missing frame is enough for an error.
 //! 5. **Make durable** what is kept and not witnessed: a killed process leaves writes in the device's cache, and a
 //!    failed sync leaves pages that read back but never reached the disk. Without this, a second crash could lose what
-//!    the first recovery showed.
-//! 6. **Save** what is cut, **then decide** with an open frame, synced. Only then are left-overs removed and the log
-//!    handed out. A second recovery decides the same.
+//!    the first recovery showed. The same goes for names: the directory is synced.
+//! 6. **Save** what is cut, **then decide** with an open frame, synced. Only then are dead first frames cleared from the
+//!    spares behind (step 2 of a later recovery would go by them), left-overs removed and the log handed out. A second
+//!    recovery decides the same.
 //!
-//! A read-only recovery takes no lock, writes nothing and stops after step 4.
+//! A read-only recovery takes no lock, writes nothing and stops after step 4. A segment whose header is damaged makes a
+//! writing recovery an error; a read-only one reads its frames by the salt they carry.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -24,20 +26,22 @@ use std::time::Duration;
 
 use super::dir::{self, Listing, LockFile};
 use super::index_map::IndexMap;
-use super::scan::{Found, SegmentReader, rebuild_index};
+use super::salvage;
+use super::scan::{Found, OnDemand, SegmentReader, rebuild_index};
 use super::spare::{self, OpenSegment};
 use crate::config::{Config, Durability, Verify};
 use crate::disk::{Access, AlignedBuf, Disk};
 use crate::engine::plant::{Plant, planted};
 use crate::engine::ranges::SegmentRange;
 use crate::engine::recovery::{self, Fit, Replay};
-use crate::engine::sequencer::Start;
+use crate::engine::sequencer::{End, Start};
+use crate::engine::space;
 use crate::error::{Error, Result};
 use crate::format::frame::{self, Epoch, FrameKind, FrameSpec, Head, HeadRead};
 use crate::format::index::IndexIdentity;
 use crate::format::lock::Slot;
 use crate::format::names;
-use crate::format::segment::{HeaderDefect, SegmentHeader};
+use crate::format::segment::{HeaderDefect, SEGMENT_BLOCKS_MIN, SegmentHeader};
 
 /// What an open found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,11 +64,16 @@ pub struct RecoveryReport {
     pub saved_to: Option<PathBuf>,
     /// Files of dropped segments that an interrupted drop had left.
     pub segments_removed: u64,
+    /// Segments with a damaged header, read by the salt that their frames carry; only a read-only open does so.
+    pub damaged_headers: u64,
     /// Index files that were missing or wrong and are made anew from their segments.
     pub indexes_rebuilt: u64,
     /// How long it took.
     pub took: Duration,
 }
+
+/// Stands for the log id of a segment whose header is damaged.
+const LOG_ID_UNKNOWN: [u8; 16] = [0; 16];
 
 /// A segment older than the one being filled.
 pub(crate) struct SealedSegment {
@@ -131,11 +140,16 @@ pub(crate) fn recover(request: &Request<'_>) -> Result<Recovered> {
     recovery.finish(lock)
 }
 
+/// Segments whose files are kept open while recovery runs; a log has many more than a process may have open.
+const OPEN_AT_ONCE: usize = 64;
+
 /// A whole frame that was kept, for writing it again.
 struct Kept {
     segment: usize,
     offset: u64,
     head: Head,
+    /// Where the log ends after it.
+    end: Option<End>,
 }
 
 /// What lies behind the end of the log.
@@ -162,6 +176,8 @@ struct Recovery<'a> {
     replay: Replay,
     /// Oldest first.
     unwitnessed: VecDeque<Kept>,
+    /// The last frame that something proves durable, and where the log ends after it.
+    witnessed_end: Option<(u64, Option<End>)>,
     sealed: Vec<IndexIdentity>,
     highest_counter: u64,
     behind: Behind,
@@ -184,6 +200,7 @@ impl<'a> Recovery<'a> {
             tail: 0,
             replay: Replay::default(),
             unwitnessed: VecDeque::new(),
+            witnessed_end: None,
             sealed: Vec::new(),
             highest_counter: 0,
             behind: Behind::default(),
@@ -239,11 +256,23 @@ impl<'a> Recovery<'a> {
     }
 
     fn open_segments(&mut self, run: &[u64]) -> Result<()> {
-        for &sequence in run {
-            let opened = self.open_segment(sequence)?;
+        let mut opened = Vec::with_capacity(run.len());
+        for (at, &sequence) in run.iter().enumerate() {
+            let mut segment = self.open_segment(sequence)?;
+            if at + OPEN_AT_ONCE < run.len() {
+                // Its lock was free, so nothing is queued for it any more, and nobody else will write to it.
+                segment.file = Arc::new(OnDemand::new(self.disk.clone(), names::segment(sequence)));
+            }
+            opened.push(segment);
+        }
+        self.lend_log_id(&mut opened);
+        for opened in opened {
             self.add_segment(opened)?;
         }
-        let id = self.files[0].header.log_id;
+        let SegmentHeader { log_id: id, segment_bytes, .. } = self.files[0].header;
+        if let Some(segment) = self.files.iter().position(|file| file.header.segment_bytes != segment_bytes) {
+            return Err(self.corrupt(segment, 0, "its size differs from that of the other segments"));
+        }
         if let Some(segment) = self.files.iter().position(|file| file.header.log_id != id) {
             return Err(self.corrupt(segment, 0, "it belongs to another log"));
         }
@@ -252,7 +281,34 @@ impl<'a> Recovery<'a> {
             let file = self.disk.path_of(names::LOCK);
             return Err(Error::Corrupt { file, offset: 0, indexes: 0..u64::MAX, reason });
         }
-        Ok(())
+        if self.request.read_only { Ok(()) } else { self.check_block_bytes(segment_bytes) }
+    }
+
+    /// New segments will have the size of the old ones and the blocks of the settings: both must go together.
+    fn check_block_bytes(&self, segment_bytes: u64) -> Result<()> {
+        let block = u64::from(block_bytes(self.request.config, &**self.disk)?);
+        if segment_bytes.is_multiple_of(block) && segment_bytes >= SEGMENT_BLOCKS_MIN * block {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "block_bytes is {block}, but this log has segments of {segment_bytes} bytes: \
+             they must be a multiple of the block size and have at least {SEGMENT_BLOCKS_MIN} blocks"
+        )))
+    }
+
+    /// Segments without a header of their own belong to the log that the others, or the lock file, name.
+    fn lend_log_id(&mut self, opened: &mut [OpenSegment]) {
+        if !self.request.read_only {
+            return;
+        }
+        let whole = opened.iter().map(|segment| segment.header.log_id).find(|&id| id != LOG_ID_UNKNOWN);
+        let id = whole.or(self.slot.map(|slot| slot.log_id)).unwrap_or(LOG_ID_UNKNOWN);
+        for segment in opened.iter_mut().filter(|segment| segment.header.log_id == LOG_ID_UNKNOWN) {
+            let file = self.disk.path_of(&names::segment(segment.header.sequence));
+            tracing::warn!(file = %file.display(), "a damaged header: the frames are read by the salt they carry");
+            segment.header.log_id = id;
+            self.report.damaged_headers += 1;
+        }
     }
 
     fn add_segment(&mut self, mut opened: OpenSegment) -> Result<()> {
@@ -266,9 +322,11 @@ impl<'a> Recovery<'a> {
         self.files.push(opened);
         let first = reader.head_at(reader.block_bytes());
         self.segments.push(reader);
-        self.first_heads.push(match first.map_err(self.read_error(self.segments.len() - 1))? {
+        let segment = self.segments.len() - 1;
+        self.first_heads.push(match first.map_err(self.read_error(segment))? {
             HeadRead::Head(head) => Some(head),
-            HeadRead::Absent | HeadRead::Newer(_) => None,
+            HeadRead::Absent => None,
+            HeadRead::Newer(what) => return Err(self.unsupported(segment, self.segments[segment].block_bytes(), what)),
         });
         Ok(())
     }
@@ -302,7 +360,13 @@ impl<'a> Recovery<'a> {
                 let what = format!("format version {version}");
                 return Err(Error::Unsupported { file: path, offset: 8, what });
             }
-            Err(HeaderDefect::Damaged(why)) => return Err(damaged(why.into())),
+            Err(HeaderDefect::Damaged(why)) => {
+                let salvaged = match self.request.read_only {
+                    true => salvage::header(&*file, sequence).map_err(Error::io("read", &path))?,
+                    false => None,
+                };
+                return salvaged.map(|header| OpenSegment { header, file }).ok_or_else(|| damaged(why.into()));
+            }
         };
         if header.sequence != sequence {
             return Err(damaged(format!("it is segment {} under the name of segment {sequence}", header.sequence)));
@@ -369,6 +433,7 @@ impl<'a> Recovery<'a> {
                 self.report.indexes_rebuilt += 1;
             }
         }
+        self.segments[segment].release();
         self.sealed.push(identity);
         Ok(())
     }
@@ -403,6 +468,7 @@ impl<'a> Recovery<'a> {
             match next_block {
                 Some(block) if was.0.is_some() && self.follow_at(segment + 1, block, &mut next_first)? => {
                     self.seal(was, segment_first);
+                    self.segments[segment].release();
                     segment += 1;
                     segment_first = next_first;
                     offset = block + self.replay.last.map_or(0, |last| u64::from(last.frame_bytes));
@@ -449,8 +515,15 @@ impl<'a> Recovery<'a> {
             .map_err(|why| self.corrupt(segment, offset, why))?;
         self.highest_counter = self.highest_counter.max(frame.head.epoch.counter);
         let witnessed = self.replay.witnessed;
-        while self.unwitnessed.pop_front_if(|kept| kept.head.number <= witnessed).is_some() {}
-        self.unwitnessed.push_back(Kept { segment, offset, head: frame.head });
+        let end = End::of(&self.replay.ledger.outline.state);
+        if self.witnessed_end.is_none() {
+            // Where the walk starts is witnessed, or there is nothing before it.
+            self.witnessed_end = Some((frame.head.number - 1, frame.base.as_ref().and_then(End::of)));
+        }
+        while let Some(kept) = self.unwitnessed.pop_front_if(|kept| kept.head.number <= witnessed) {
+            self.witnessed_end = Some((kept.head.number, kept.end));
+        }
+        self.unwitnessed.push_back(Kept { segment, offset, head: frame.head, end });
         segment_first.get_or_insert(frame.head.number);
         Ok(true)
     }
@@ -592,10 +665,18 @@ impl<'a> Recovery<'a> {
     /// it, made for the same blocks, cannot be.
     fn leave_small_blocks(&mut self) -> Result<()> {
         if !self.is_below_device(&self.segments[self.end].header) {
-            return Ok(());
+            let spares = self.end + 1..self.segments.len();
+            return match spares.clone().find(|&spare| self.is_below_device(&self.segments[spare].header)) {
+                Some(spare) => self.remove_spares_from(spare),
+                None => Ok(()),
+            };
         }
         self.tail = self.segments[self.end].header.segment_bytes;
-        while self.segments.len() > self.end + 1 {
+        self.remove_spares_from(self.end + 1)
+    }
+
+    fn remove_spares_from(&mut self, first: usize) -> Result<()> {
+        while self.segments.len() > first {
             self.files.pop();
             if let Some(spare) = self.segments.pop() {
                 spare::remove(&**self.disk, spare.header.sequence)?;
@@ -640,11 +721,13 @@ impl<'a> Recovery<'a> {
     fn write_open_frame(&mut self) -> Result<()> {
         let block = self.segments[self.end].block_bytes();
         let mut place = (self.end, self.tail);
-        if self.tail + block > self.segments[self.end].header.segment_bytes {
-            if self.end + 1 == self.segments.len() {
-                self.open_due = true;
-                return Ok(());
-            }
+        let room = self.segments[self.end].header.segment_bytes - self.tail;
+        if self.end + 1 == self.segments.len() && room <= space::LAST_BLOCKS * block {
+            // The last blocks are for the compaction that frees something, and for the open frame before it.
+            self.open_due = true;
+            return Ok(());
+        }
+        if room < block {
             let was = (self.replay.last, self.segments[self.end].header);
             let first = self.replay.ledger.ranges.newest().map(|newest| newest.first_frame);
             self.seal(was, first);
@@ -656,8 +739,8 @@ impl<'a> Recovery<'a> {
         let state = self.replay.ledger.outline.state.clone();
         let number = self.expected(segment, offset)?;
         let used = frame::HEAD_BYTES as u64 + if begins_segment { state.encoded_bytes() } else { 0 };
-        let mut bytes = AlignedBuf::zeroed(used as usize);
         let padded = used.next_multiple_of(u64::from(header.block_bytes)) as usize;
+        let mut bytes = AlignedBuf::zeroed(padded);
         let spec = FrameSpec {
             kind: FrameKind::Open,
             number,
@@ -730,8 +813,22 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    /// The last durable frame and where the log ends after it. A writing open has made everything durable; a reading
+    /// one knows only what the newest watermark says.
+    fn durable_end(&mut self, last: u64) -> (u64, Option<End>) {
+        if !self.request.read_only {
+            return (last, End::of(&self.replay.ledger.outline.state));
+        }
+        let slot = self.slot.map_or(0, |slot| slot.watermark);
+        while let Some(kept) = self.unwitnessed.pop_front_if(|kept| kept.head.number <= slot) {
+            self.witnessed_end = Some((kept.head.number, kept.end));
+        }
+        self.witnessed_end.unwrap_or((0, None))
+    }
+
     fn finish(mut self, lock: Option<LockFile>) -> Result<Recovered> {
         let next_number = self.expected(self.end, self.tail)?;
+        let durable = self.durable_end(next_number - 1);
         self.report.frames_kept = self.replay.frames;
         self.report.entries_kept = self.replay.entries;
         if self.replay.ledger.ranges.newest().is_none() && !self.request.read_only {
@@ -749,6 +846,7 @@ impl<'a> Recovery<'a> {
                 tail: self.tail,
                 spares: spares.iter().map(OpenSegment::plot).collect(),
                 next_number,
+                durable,
                 open_due: self.open_due,
                 last_kind: self.replay.last.map_or(FrameKind::Open, |last| last.kind),
                 ledger: self.replay.ledger,

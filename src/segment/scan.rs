@@ -7,10 +7,11 @@
 //! An I/O error is returned as such: it is never evidence about the log.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::{AlignedBuf, DiskFile};
+use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
 use crate::engine::recovery::{self, Fit, Replay};
 use crate::error::{Error, Result};
 use crate::format::frame::{self, FrameDefect, Head, HeadRead, WholeFrame};
@@ -33,6 +34,53 @@ pub(crate) enum Found {
     Whole(Box<WholeFrame>),
 }
 
+/// A segment that is opened for each read: for those that are seldom read, of which there may be more than a process
+/// can have open.
+pub(crate) struct OnDemand {
+    disk: Arc<dyn Disk>,
+    name: String,
+}
+
+impl OnDemand {
+    pub(crate) fn new(disk: Arc<dyn Disk>, name: String) -> OnDemand {
+        OnDemand { disk, name }
+    }
+
+    fn open(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.name, Access::Read)
+    }
+}
+
+impl DiskFile for OnDemand {
+    fn size(&self) -> io::Result<u64> {
+        self.open()?.size()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.open()?.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.open(&self.name, Access::Segment { durable: true })?.write_at(buf, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.open(&self.name, Access::ReadWrite)?.sync()
+    }
+
+    fn allocate(&self, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
 /// See the module.
 pub(crate) struct SegmentReader {
     file: Arc<dyn DiskFile>,
@@ -45,6 +93,11 @@ pub(crate) struct SegmentReader {
 impl SegmentReader {
     pub(crate) fn new(file: Arc<dyn DiskFile>, header: SegmentHeader) -> SegmentReader {
         SegmentReader { file, header, window: AlignedBuf::zeroed(0), window_start: 0, window_filled: 0 }
+    }
+
+    /// Gives the window's memory back; reading goes on as before.
+    pub(crate) fn release(&mut self) {
+        (self.window, self.window_start, self.window_filled) = (AlignedBuf::zeroed(0), 0, 0);
     }
 
     pub(crate) fn block_bytes(&self) -> u64 {

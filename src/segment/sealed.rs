@@ -29,24 +29,27 @@ const GUESS_BYTES: u64 = 4096;
 /// How much a run of entries reads at once.
 const RUN_BYTES: u64 = 256 << 10;
 
+/// A file that is opened when it is first read.
+type FileCell = Mutex<Option<Arc<dyn DiskFile>>>;
+
 /// A segment as readers hold it.
 pub(crate) struct SegmentHandle {
     pub(crate) header: SegmentHeader,
     disk: Arc<dyn Disk>,
-    direct: OnceLock<Arc<dyn DiskFile>>,
-    buffered: OnceLock<Arc<dyn DiskFile>>,
+    direct: FileCell,
+    buffered: FileCell,
     /// Set when the segment is sealed.
     identity: OnceLock<IndexIdentity>,
     map: Mutex<Option<Arc<IndexMap>>>,
-    /// The map was made since anyone asked.
-    is_newly_mapped: AtomicBool,
+    /// A file or map was opened since anyone asked.
+    is_newly_opened: AtomicBool,
 }
 
 impl SegmentHandle {
     pub(crate) fn new(disk: Arc<dyn Disk>, header: SegmentHeader) -> SegmentHandle {
-        let (direct, buffered, identity) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        let is_newly_mapped = AtomicBool::new(false);
-        SegmentHandle { header, disk, direct, buffered, identity, map: Mutex::new(None), is_newly_mapped }
+        let (direct, buffered, map) = (FileCell::default(), FileCell::default(), Mutex::new(None));
+        let (identity, is_newly_opened) = (OnceLock::new(), AtomicBool::new(false));
+        SegmentHandle { header, disk, direct, buffered, identity, map, is_newly_opened }
     }
 
     /// Nothing will be written to the segment any more, and all of it is durable.
@@ -62,12 +65,22 @@ impl SegmentHandle {
         self.disk.path_of(&names::segment(self.header.sequence))
     }
 
-    fn direct(&self) -> io::Result<&Arc<dyn DiskFile>> {
-        open_once(&self.direct, || self.disk.open(&names::segment(self.header.sequence), Access::ReadDirect))
+    fn direct(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.opened(&self.direct, Access::ReadDirect)
     }
 
-    fn buffered(&self) -> io::Result<&Arc<dyn DiskFile>> {
-        open_once(&self.buffered, || self.disk.open(&names::segment(self.header.sequence), Access::Read))
+    fn buffered(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.opened(&self.buffered, Access::Read)
+    }
+
+    fn opened(&self, cell: &FileCell, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        let mut cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*cell {
+            return Ok(file.clone());
+        }
+        let file = self.disk.open(&names::segment(self.header.sequence), access)?;
+        self.is_newly_opened.store(true, Ordering::Relaxed);
+        Ok(cell.insert(file).clone())
     }
 
     /// Bytes of the segment, fewer than asked for only where it ends.
@@ -158,6 +171,11 @@ impl SegmentHandle {
         entry_in(&bytes.slice(at..), index, self.header.salt)
     }
 
+    /// The index map, if it is there already.
+    pub(crate) fn open_map(&self) -> Option<Arc<IndexMap>> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The index file, mapped; or, where it is missing or wrong, an index made from the segment.
     pub(crate) fn index_map(&self) -> Result<Arc<IndexMap>> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,21 +193,21 @@ impl SegmentHandle {
             Some(opened) => opened,
             None => self.rebuild(identity)?,
         };
-        self.is_newly_mapped.store(true, Ordering::Relaxed);
+        self.is_newly_opened.store(true, Ordering::Relaxed);
         Ok(map.insert(Arc::new(opened)).clone())
     }
 
-    /// Whether a map was made since this was last asked, so that somebody can count maps.
-    pub(crate) fn take_newly_mapped(&self) -> bool {
-        self.is_newly_mapped.load(Ordering::Relaxed) && self.is_newly_mapped.swap(false, Ordering::Relaxed)
+    /// Whether a file or map was opened since this was last asked, so that somebody can count them.
+    pub(crate) fn take_newly_opened(&self) -> bool {
+        self.is_newly_opened.load(Ordering::Relaxed) && self.is_newly_opened.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the file under this segment's name is still this segment: a writer that we only read beside may have
-    /// dropped or recycled it.
+    /// dropped or recycled it. A damaged header is no sign of that: recycling writes a whole one.
     pub(crate) fn is_still_itself(&self) -> bool {
         let named = self.disk.open(&names::segment(self.header.sequence), Access::ReadDirect);
-        let is_me = |file: &dyn DiskFile| self.header_of(file) == Some(self.header);
-        named.is_ok_and(|file| is_me(&*file)) && self.direct.get().is_none_or(|file| is_me(&**file))
+        let is_me = |file: &dyn DiskFile| self.header_of(file).is_none_or(|header| header == self.header);
+        named.is_ok_and(|file| is_me(&*file)) && self.direct().is_ok_and(|file| is_me(&*file))
     }
 
     fn header_of(&self, file: &dyn DiskFile) -> Option<SegmentHeader> {
@@ -207,7 +225,7 @@ impl SegmentHandle {
         let fits_device = self.header.block_bytes >= self.disk.physical_block_bytes();
         let file = if fits_device { self.direct() } else { self.buffered() };
         let file = file.map_err(Error::io("open", self.path()))?;
-        let mut reader = SegmentReader::new(file.clone(), self.header);
+        let mut reader = SegmentReader::new(file, self.header);
         let rebuilt = rebuild_index(&mut reader, identity, &self.path())?;
         let bytes = index::encode(&rebuilt, identity);
         IndexMap::from_bytes(bytes, identity).map_err(|defect| Error::Corrupt {
@@ -218,9 +236,12 @@ impl SegmentHandle {
         })
     }
 
-    /// Throws the index away, so that the next look-up verifies the file again or makes one from the segment.
-    pub(crate) fn forget_index(&self) {
+    /// Closes what was opened; the next read opens it again.
+    pub(crate) fn close(&self) {
         *self.map.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        for cell in [&self.direct, &self.buffered] {
+            *cell.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 
     /// Reads an entry by index, from a sealed segment. An index file that leads astray is only derived: the entry is
@@ -244,18 +265,6 @@ impl SegmentHandle {
         *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(rebuilt.clone());
         Ok(rebuilt)
     }
-}
-
-/// The file in the cell, opened if need be. Two threads may both open it; one descriptor is dropped again.
-fn open_once(
-    cell: &OnceLock<Arc<dyn DiskFile>>,
-    open: impl FnOnce() -> io::Result<Arc<dyn DiskFile>>,
-) -> io::Result<&Arc<dyn DiskFile>> {
-    if let Some(file) = cell.get() {
-        return Ok(file);
-    }
-    let file = open()?;
-    Ok(cell.get_or_init(|| file))
 }
 
 /// The entry at the start of `bytes`, if it is there, whole, and has this index.

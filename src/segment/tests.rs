@@ -143,3 +143,14 @@ fn an_open_frame_that_rolls_leaves_room_for_what_follows_it() {
     append(&mut log, &[Request::Push(Bytes::from_static(b"first"))]);
     assert_eq!((log.active_segment(), indexes(&log.contents().unwrap())), (2, vec![1]));
 }
+
+#[test]
+fn a_full_disk_that_lost_the_size_of_the_lock_file_opens() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    append(&mut log, &[entry(1, 1, 10)]);
+    let lost = disk.crash(|_| Class::Absent);
+    assert_eq!(lost.read_file(names::LOCK).unwrap().len(), 0, "nobody syncs it before a mark");
+    lost.set_capacity(Some(lost.used_bytes()));
+    assert_eq!(indexes(&open(&lost, 2).contents().unwrap()), [1]);
+}

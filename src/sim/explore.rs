@@ -126,6 +126,8 @@ pub struct Summary {
     pub kills_with_queued_writes: u64,
     /// Lives ended by a failed write or sync.
     pub poisoned: u64,
+    /// Batches refused because the disk was full.
+    pub full: u64,
     /// States with a damaged place.
     pub damaged: u64,
     /// Those of them that gave an error.
@@ -200,10 +202,12 @@ fn explore_until(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::time::Instant;
 
     use super::*;
     use crate::engine::plant::{self, Plant};
+    use crate::sim::LocalLog;
 
     /// A number from the environment.
     fn setting(name: &str) -> Option<u64> {
@@ -228,13 +232,97 @@ mod tests {
         summary
     }
 
+    /// Many states prove little if nothing happened in them.
+    fn check_is_interesting(summary: &Summary) {
+        let Summary { rolls, sealed, dropped, recycled, marks, refused, truncations_across, .. } = *summary;
+        let Summary { several_in_flight, rolling_in_flight, in_flight_max, cuts, rewrites, clean_opens, .. } = *summary;
+        let Summary { crash_points_in_recovery, kills, kills_with_queued_writes, poisoned, damage_noticed, .. } =
+            *summary;
+        let Summary { torn_absent, torn_head, torn_tail, torn_one_missing, torn_scattered, torn_whole, .. } = *summary;
+        assert!([rolls, sealed, dropped, recycled, marks, refused].iter().all(|&count| count > 20), "{summary:#?}");
+        assert!([truncations_across, several_in_flight, rolling_in_flight].iter().all(|&count| count > 20));
+        assert!([cuts, rewrites, clean_opens, crash_points_in_recovery, kills].iter().all(|&count| count > 1000));
+        assert!(kills_with_queued_writes > 100 && poisoned > 5 && damage_noticed > 1000 && in_flight_max >= 3);
+        let classes = [torn_absent, torn_head, torn_tail, torn_one_missing, torn_scattered, torn_whole];
+        assert!(classes.iter().all(|&count| count > 500));
+    }
+
     #[test]
     fn no_crash_breaks_a_promise_from_a_fixed_seed() {
-        explore_and_tell(1, 100_000);
+        let summary = explore_and_tell(1, 100_000);
+        if summary.states >= 100_000 {
+            check_is_interesting(&summary);
+        }
+    }
+
+    /// Opens what it is given once more in this thread, and counts.
+    struct Again(Cell<u64>);
+
+    impl RealCheck for Again {
+        fn check(&self, image: &SimDisk, config: &Config, expected: &Contents) -> Result<bool, String> {
+            self.0.set(self.0.get() + 1);
+            let log = LocalLog::open(image, config.clone(), 1).map_err(|error| error.to_string())?;
+            let found = log.contents().map_err(|error| error.to_string())?;
+            if found == *expected { Ok(self.0.get().is_multiple_of(2)) } else { Err(format!("{found:?}")) }
+        }
+    }
+
+    #[test]
+    fn one_state_in_a_thousand_is_opened_by_the_real_check_too() {
+        let again = Again(Cell::new(0));
+        let summary = explore_with(3, 5_000, &again).unwrap_or_else(|violation| panic!("{violation}"));
+        assert!((3..6).contains(&summary.real_checks), "{}", summary.real_checks);
+        assert_eq!(again.0.get(), 2 * summary.real_checks, "a state that was passed over is made up for");
     }
 
     #[test]
     fn no_crash_breaks_a_promise_from_a_new_seed() {
         explore_and_tell(fresh_seed(), 100_000);
+    }
+
+    /// Explores with a planted mistake until it is found.
+    fn finds(plant: Plant) {
+        let began = Instant::now();
+        let found = plant::with(plant, || explore_until(1, |_| began.elapsed().as_secs() >= 60, None));
+        let violation = found.expect_err("the explorer does not find the planted mistake");
+        println!(
+            "{plant:?} is found after {:?}, in history {}: {}",
+            began.elapsed(),
+            violation.seed,
+            violation.promise
+        );
+        let again = plant::with(plant, || explore(violation.seed, 1)).expect_err("a violation's seed replays it");
+        assert_eq!((&again.promise, &again.place), (&violation.promise, &violation.place));
+        assert!(explore(violation.seed, 1).is_ok(), "without the mistake the same history holds");
+    }
+
+    #[test]
+    fn it_can_fail_ack_before_completion() {
+        finds(Plant::AckBeforeCompletion);
+    }
+
+    #[test]
+    fn it_can_fail_ack_out_of_order() {
+        finds(Plant::AckOutOfOrder);
+    }
+
+    #[test]
+    fn it_can_fail_neither_chain_nor_epoch() {
+        finds(Plant::NeitherChainNorEpoch);
+    }
+
+    #[test]
+    fn it_can_fail_no_watermark() {
+        finds(Plant::NoWatermark);
+    }
+
+    #[test]
+    fn it_can_fail_drop_before_next_base() {
+        finds(Plant::DropBeforeNextBase);
+    }
+
+    #[test]
+    fn it_can_fail_follow_without_look() {
+        finds(Plant::FollowWithoutLook);
     }
 }

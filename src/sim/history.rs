@@ -19,18 +19,22 @@ use super::disk::SimDisk;
 use super::explore::{RealCheck, Summary, Violation};
 use super::fault::EIO;
 use super::judge::{Finding, Judge, Tale};
-use super::local::LocalLog;
+use super::local::{LocalLog, SYNC_TOKEN};
 use super::model::{Fitting, Model, Refused};
 use super::rng::Rng;
-use crate::config::{Config, Durability, SEGMENT_BLOCKS_MIN};
+use crate::config::{Config, Durability};
 use crate::engine::sequencer::Request;
 use crate::engine::space::batch_bytes_max;
 use crate::entry::LogEntry;
 use crate::error::Error;
+use crate::format::segment::SEGMENT_BLOCKS_MIN;
 use crate::format::state::hard_state_bytes_max;
 
 /// Entries beyond which a history compacts rather than grows.
 const ENTRIES_MANY: usize = 60;
+
+/// Room that a disk short of it has besides segments: for the lock file, indexes, and what recoveries cut.
+const SMALL_FILES_BYTES: u64 = 16 << 10;
 
 /// What a history does much of.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +52,10 @@ struct Temper {
     is_eager: bool,
     /// Whether writes fail now and then.
     is_failing: bool,
+    /// Whether the block size changes from life to life.
+    is_mixed: bool,
+    /// Segments that the disk has room for, if it is short of it.
+    room: Option<u64>,
 }
 
 impl Temper {
@@ -56,12 +64,14 @@ impl Temper {
         Temper {
             lives: 2 + rng.below(6),
             steps: one_of(rng, &[8, 20, 40]),
-            payload_part: one_of(rng, &[1, 2, 4, 10, 40]),
+            payload_part: one_of(rng, &[1, 1, 2, 4, 10, 40]),
             truncates: one_of(rng, &[4, 10, 30]),
-            compacts: one_of(rng, &[4, 10, 30]),
+            compacts: one_of(rng, &[3, 6, 30]),
             tends: one_of(rng, &[1, 3, 10]),
             is_eager: rng.one_in(2),
             is_failing: rng.one_in(4),
+            is_mixed: rng.one_in(8),
+            room: if rng.one_in(6) { Some(2 + rng.below(3) as u64) } else { None },
         }
     }
 }
@@ -73,13 +83,14 @@ enum Step {
     Submit { frame: u64, batch: Vec<Request> },
     Refused { why: Refused, batch: Vec<Request> },
     Pump,
-    Complete { frame: u64 },
-    Fail { frame: u64 },
+    Complete { token: u64 },
+    Fail { token: u64 },
     Collect,
     Spare,
     Seal,
     Drop,
     Remove,
+    Full,
     Mark,
     Slot,
     Sync,
@@ -111,9 +122,10 @@ impl<'a> History<'a> {
     pub(super) fn run(seed: u64, summary: &'a mut Summary, real: Option<&'a dyn RealCheck>) -> Result<(), Violation> {
         let mut rng = Rng::new(seed);
         let temper = Temper::draw(&mut rng);
-        let config = draw_config(&mut rng);
+        let config = draw_config(&mut rng, temper.is_mixed);
         let block = config.block_bytes.unwrap_or(512);
         let batch_max = batch_bytes_max(config.segment_bytes, block) as usize;
+        let sim = SimDisk::manual(rng.next_u64());
         let mut history = History {
             seed,
             temper,
@@ -122,13 +134,13 @@ impl<'a> History<'a> {
                 hard_state_bytes_max: hard_state_bytes_max(config.segment_bytes) as usize,
             },
             payload_max: (batch_max / temper.payload_part).saturating_sub(48),
-            sim: SimDisk::manual(rng.next_u64()),
+            sim,
             tale: Tale::new(),
             trace: Vec::new(),
             sizes: VecDeque::new(),
             stamp: seed,
             inside: (Vec::new(), Tale::new()),
-            judge: Judge { config, rng: Rng::new(rng.next_u64()), summary, real, images: 2 + rng.below(5) },
+            judge: Judge { config, rng: Rng::new(rng.next_u64()), summary, real, images: 1 + rng.below(5) },
             rng,
         };
         history.judge.summary.histories += 1;
@@ -147,6 +159,11 @@ impl<'a> History<'a> {
         let mut floor = 0;
         for life in 0..self.temper.lives {
             self.judge.summary.lives += 1;
+            if self.temper.is_mixed {
+                self.judge.config.block_bytes = Some([512, 1024][self.rng.below(2)]);
+            }
+            let bytes = |segments| segments * self.judge.config.segment_bytes + SMALL_FILES_BYTES;
+            self.sim.set_capacity(self.temper.room.map(bytes));
             let (mut log, version, inside) = self.judge.revive(&self.sim, &self.tale, floor)?;
             let before = self.tale.clone();
             self.tale.restart(version, &log);
@@ -208,7 +225,7 @@ impl<'a> History<'a> {
         self.drain(log)?;
         self.does("mark", log.mark())?;
         self.drain(log)?;
-        self.does("slot", log.write_slot())?;
+        self.may("slot", log.write_slot())?;
         self.after(log)
     }
 
@@ -226,11 +243,19 @@ impl<'a> History<'a> {
         result.map_err(|error| self.failed(what, &error.to_string()))
     }
 
+    /// As `does`, for steps that may find the disk full; then they changed nothing.
+    fn may<T: Default>(&self, what: &str, result: Result<T, Error>) -> Result<T, Finding> {
+        match result {
+            Err(error) if error.is_out_of_space() && self.temper.room.is_some() => Ok(T::default()),
+            other => self.does(what, other),
+        }
+    }
+
     fn failed(&self, what: &str, why: &str) -> Finding {
         Finding { promise: format!("{what} fails though nothing is wrong: {why}"), place: "the living log".into() }
     }
 
-    /// Judges crashes inside the step that was just made, and right after it.
+    /// Judges crashes inside the step that was just made, and right after it if it changed anything.
     fn after(&mut self, log: &LocalLog) -> Result<(), Finding> {
         self.judge.summary.steps += 1;
         self.inside = (self.sim.take_recording(), self.tale.clone());
@@ -239,19 +264,24 @@ impl<'a> History<'a> {
         // Long steps (a spare being made) are all alike: a few of their moments each time will do.
         for point in points {
             if points.len() <= 2 || self.rng.one_in(points.len() / 2) {
-                self.judge.point(point, tale, tale.durable)?;
+                self.judge.point(point, tale)?;
             }
         }
         self.tale.advance(log);
+        if points.is_empty() && (tale.written, tale.durable) == (self.tale.written, self.tale.durable) {
+            return Ok(());
+        }
         let point = self.sim.crash_point();
         self.judge.summary.note_flights(&point);
-        self.judge.point(&point, &self.tale, self.tale.durable)
+        self.judge.point(&point, &self.tale)
     }
 
     /// Makes one step; returns whether life goes on.
     fn step(&mut self, log: &mut LocalLog) -> Result<bool, Finding> {
         let in_flight = self.sim.in_flight().len();
-        let tends = self.rng.one_in(self.temper.tends);
+        if self.rng.one_in(2 + self.temper.tends) {
+            return self.tend(log).map(|()| true);
+        }
         match self.rng.below(20) {
             0..7 => self.submit(log)?,
             7..10 if log.can_pump() => {
@@ -273,9 +303,8 @@ impl<'a> History<'a> {
             }
             18 if self.rng.one_in(3) => {
                 self.trace.push(Step::Slot);
-                self.does("slot", log.write_slot())?;
+                self.may("slot", log.write_slot())?;
             }
-            _ if tends => return self.tend(log).map(|()| true),
             _ => return Ok(true),
         }
         if self.temper.is_eager {
@@ -284,27 +313,33 @@ impl<'a> History<'a> {
         self.after(log).map(|()| true)
     }
 
-    /// Housekeeping, each piece a step of its own.
+    /// Housekeeping, each piece a step of its own: the first that has something to do, from a random one on.
     fn tend(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
-        match self.rng.below(4) {
-            0 if log.can_seal() => {
+        let first = self.rng.below(4);
+        let could_remove = log.dropped() > 1 || log.dropped() > 0 && self.rng.one_in(3);
+        let could = [log.can_seal(), log.can_drop(), log.wants_spare(), could_remove];
+        let Some(chosen) = (first..first + 4).map(|nth| nth % 4).find(|&nth| could[nth]) else { return Ok(()) };
+        match chosen {
+            0 => {
                 self.trace.push(Step::Seal);
-                self.judge.summary.sealed += u64::from(self.does("seal", log.seal_one())?);
+                self.judge.summary.sealed += u64::from(self.may("seal", log.seal_one())?);
             }
-            1 if log.can_drop() => {
+            1 => {
                 self.trace.push(Step::Drop);
                 self.judge.summary.dropped += u64::from(self.does("drop", log.drop_one())?);
+                self.after(log)?;
+                // While what let the segment go is still fresh, its file goes too.
+                return if self.rng.one_in(2) { self.tend(log) } else { Ok(()) };
             }
-            2 if log.wants_spare() => {
+            2 => {
                 self.trace.push(Step::Spare);
                 self.judge.summary.recycled += u64::from(log.dropped() > 0);
-                self.does("spare", log.prepare_spare())?;
+                self.may("spare", log.prepare_spare())?;
             }
-            3 if log.dropped() > 1 => {
+            _ => {
                 self.trace.push(Step::Remove);
                 self.does("remove", log.remove_dropped())?;
             }
-            _ => return Ok(()),
         }
         self.after(log)
     }
@@ -314,7 +349,7 @@ impl<'a> History<'a> {
         let mut ids = self.sim.in_flight();
         for _ in 0..count.min(ids.len()) {
             let one = ids.swap_remove(self.rng.below(ids.len()));
-            self.trace.push(Step::Complete { frame: one.token });
+            self.trace.push(Step::Complete { token: one.token });
             self.sim.complete(one.id);
         }
         self.trace.push(Step::Collect);
@@ -326,7 +361,7 @@ impl<'a> History<'a> {
     fn fail(&mut self, log: &mut LocalLog) -> Result<bool, Finding> {
         let operations = self.sim.in_flight();
         let one = &operations[self.rng.below(operations.len())];
-        self.trace.push(Step::Fail { frame: one.token });
+        self.trace.push(Step::Fail { token: one.token });
         self.judge.summary.poisoned += 1;
         let lands = Class::random(one.bytes.div_ceil(512), &mut self.rng);
         self.sim.complete_failing(one.id, EIO, lands);
@@ -362,6 +397,7 @@ impl<'a> History<'a> {
                 self.trace.push(Step::Refused { why, batch });
                 Ok(())
             }
+            (Err(Error::NoSpace), Ok(_)) if self.temper.room.is_some() => self.full(log),
             // The model knows no frames, hence no largest batch.
             (Err(Error::TooLarge { what: "batch", .. }), _) => Ok(()),
             (found, expected) => {
@@ -371,6 +407,18 @@ impl<'a> History<'a> {
                 Err(self.failed("submit", &format!("the log says {found:?}, the model {expected:?}")))
             }
         }
+    }
+
+    /// The disk is full: appends go on as soon as there is room, without a new start.
+    fn full(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
+        self.trace.push(Step::Full);
+        self.judge.summary.full += 1;
+        if self.rng.one_in(4) {
+            self.sim.set_capacity(None);
+            self.temper.room = None;
+            return self.submit(log);
+        }
+        Ok(())
     }
 
     fn note_batch(&mut self, batch: &[Request], log: &LocalLog, active: u64) {
@@ -435,8 +483,8 @@ impl<'a> History<'a> {
         let first = model.first().unwrap_or(next);
         match self.rng.below(8) {
             0 => Request::Compact(next + self.rng.below(5) as u64, Some(model.last_term() + self.rng.below(2) as u64)),
-            1 | 2 => Request::Compact(next.saturating_sub(1), None),
-            3 => Request::Compact(first.saturating_sub(self.rng.below(3) as u64), Some(model.last_term())),
+            1..4 => Request::Compact(next.saturating_sub(1), None),
+            4 => Request::Compact(first.saturating_sub(self.rng.below(3) as u64), Some(model.last_term())),
             _ => {
                 let index = first + self.rng.below((next - first).max(1) as usize) as u64;
                 Request::Compact(index, model.term(index).filter(|_| self.rng.one_in(2)))
@@ -480,8 +528,8 @@ impl<'a> History<'a> {
     }
 }
 
-fn draw_config(rng: &mut Rng) -> Config {
-    let block = [512, 512, 512, 512, 512, 512, 1024, 4096][rng.below(8)];
+fn draw_config(rng: &mut Rng, is_mixed: bool) -> Config {
+    let block = if is_mixed { 1024 } else { [512, 512, 512, 512, 512, 512, 1024, 4096][rng.below(8)] };
     let blocks = SEGMENT_BLOCKS_MIN + rng.below(17) as u64;
     let durability = match rng.below(6) {
         0 => Durability::None,
@@ -504,12 +552,20 @@ impl Step {
     /// The step in a line, payloads by their length only.
     fn told(&self) -> String {
         match self {
+            Step::Open { life, kept } => format!("Open for life {life}, {kept} entries kept"),
             Step::Submit { frame, batch } => format!("Submit into frame {frame}: {}", told(batch)),
             Step::Refused { why, batch } => format!("Refused, {why:?}: {}", told(batch)),
+            Step::Complete { token } => format!("Complete {}", told_operation(*token)),
+            Step::Fail { token } => format!("Fail {}", told_operation(*token)),
             Step::PowerFails { fates } => format!("PowerFails:\n{fates}"),
+            Step::Killed { story } => format!("Killed: {story}"),
             other => format!("{other:?}"),
         }
     }
+}
+
+fn told_operation(token: u64) -> String {
+    if token == SYNC_TOKEN { "a sync".into() } else { format!("frame {token}") }
 }
 
 fn told(batch: &[Request]) -> String {

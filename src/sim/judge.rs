@@ -23,6 +23,10 @@ use crate::format::segment::SegmentHeader;
 /// One state in so many is also opened by the [`RealCheck`].
 const REAL_EVERY: u64 = 1000;
 
+/// At one crash point in so many, all combinations of fates are tried if they are at most so many.
+const ALL_EVERY: usize = 16;
+const ALL_OF: usize = 64;
+
 /// A promise that does not hold, and where.
 #[derive(Clone, Debug)]
 pub(super) struct Finding {
@@ -123,14 +127,14 @@ pub(super) struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Tries images of a crash point, after which everything up to frame `floor` must be there.
-    pub(super) fn point(&mut self, point: &CrashPoint, tale: &Tale, floor: u64) -> Result<(), Finding> {
+    /// Tries images of a crash point.
+    pub(super) fn point(&mut self, point: &CrashPoint, tale: &Tale) -> Result<(), Finding> {
+        let floor = tale.durable;
         self.summary.crash_points += 1;
-        let is_small = point.combinations() <= self.images.max(32) && self.rng.one_in(8);
-        let limit = if is_small { 32 } else { self.images.min(point.combinations()) };
-        let seed = self.rng.next_u64();
-        if is_small {
-            return point.fates(limit, seed).try_for_each(|fates| self.image(point, &fates, tale, floor, 0));
+        let limit = self.images.min(point.combinations());
+        if point.combinations() <= ALL_OF && self.rng.one_in(ALL_EVERY) {
+            let seed = self.rng.next_u64();
+            return point.fates(ALL_OF, seed).try_for_each(|fates| self.image(point, &fates, tale, floor, 0));
         }
         for nth in 0..limit {
             let fates = self.draw(point, nth);
@@ -198,7 +202,9 @@ impl Judge<'_> {
     /// Opens and reads; an error is a broken promise, for torn is not corrupt.
     pub(super) fn recover(&mut self, image: &SimDisk) -> Result<(LocalLog, Contents), String> {
         self.summary.states += 1;
-        self.open(image, &self.config.clone()).map_err(|error| format!("a legal image is refused: {error}"))
+        let verify = if self.rng.one_in(6) { Verify::Full } else { Verify::Tail };
+        self.open(image, &self.config.clone().verify(verify))
+            .map_err(|error| format!("a legal image is refused: {error}"))
     }
 
     fn open(&mut self, image: &SimDisk, config: &Config) -> Result<(LocalLog, Contents), Error> {

@@ -37,7 +37,7 @@ use crate::segment::sealed::{self, SegmentHandle};
 use crate::segment::spare::{self, OpenSegment};
 
 /// The token of every sync; those of writes are frame numbers.
-const SYNC_TOKEN: u64 = u64::MAX;
+pub(super) const SYNC_TOKEN: u64 = u64::MAX;
 
 /// Everything a log holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +71,8 @@ pub struct LocalLog {
     handles: BTreeMap<u64, SegmentHandle>,
     /// Segments that were left for the next one, oldest first, until they have their index file.
     unsealed: VecDeque<IndexIdentity>,
+    /// The segment of the newest frame submitted.
+    filling: u64,
     /// Dropped segments whose files are still there.
     dropped: VecDeque<u64>,
     /// Frames that are not durable, each with the watermark in its head.
@@ -119,7 +121,8 @@ impl LocalLog {
             bytes: config.in_flight_bytes_max,
             durable_writes: config.durability == Durability::Sync,
         };
-        let limits = Limits { frame_bytes_max: config.frame_bytes_max, first_index: config.first_index };
+        let block_bytes = crate::segment::recover::block_bytes(&config, &*disk)?;
+        let limits = Limits { frame_bytes_max: config.frame_bytes_max, block_bytes, first_index: config.first_index };
         let pipeline = Pipeline::new(bounds, epoch, chain, start.next_number - 1);
         let mut unsealed = VecDeque::new();
         let mut handles = BTreeMap::new();
@@ -132,7 +135,8 @@ impl LocalLog {
             }
             handles.insert(segment.header.sequence, handle);
         }
-        handles.insert(active.header.sequence, SegmentHandle::new(disk.clone(), active.header));
+        let filling = active.header.sequence;
+        handles.insert(filling, SegmentHandle::new(disk.clone(), active.header));
         let driver = disk.driver(config.frames_in_flight).map_err(Error::io("make a driver for", disk.path()))?;
         let mut log = LocalLog {
             driver,
@@ -146,6 +150,7 @@ impl LocalLog {
             files: BTreeMap::new(),
             handles,
             unsealed,
+            filling,
             dropped: VecDeque::new(),
             watermarks: VecDeque::new(),
             witnessed: 0,
@@ -275,6 +280,7 @@ impl LocalLog {
     fn roll(&mut self, frame: &Frame) {
         let Some(segment) = self.files.get(&frame.plot.sequence) else { unreachable!("frames go to open segments") };
         self.handles.insert(frame.plot.sequence, SegmentHandle::new(self.disk.clone(), segment.header));
+        self.filling = frame.plot.sequence;
         let before = frame.plot.sequence - 1;
         let range = self.sequencer.ledger.ranges.iter().rev().find(|range| range.sequence == before);
         if let (Some(range), Some(segment)) = (range, self.files.get(&before)) {
@@ -463,10 +469,10 @@ impl LocalLog {
         self.sequencer.droppable().is_some_and(|sequence| !self.is_written(sequence))
     }
 
-    /// Whether an operation on the segment is under way.
+    /// Whether an operation on the segment is under way or still to come.
     fn is_written(&self, sequence: u64) -> bool {
-        let under_way = self.sim.in_flight();
-        self.files.contains_key(&sequence) && under_way.iter().any(|operation| operation.file == sequence)
+        let under_way = || self.sim.in_flight().iter().any(|operation| operation.file == sequence);
+        self.files.contains_key(&sequence) && (sequence >= self.filling || under_way())
     }
 
     /// Removes the file of a dropped segment; returns whether there was one.

@@ -21,6 +21,11 @@
 //! was durable (that is what the damage calls are for), and how a real file system orders its journal: the simulated
 //! directory forgets in any combination.
 //!
+//! # The explorer
+//!
+//! [`explore`] lives through random histories of a log on such a disk, crashes them everywhere and checks the promises.
+//! [`LocalLog`] is the log it drives: all of it in the caller's thread, a step at a time.
+//!
 //! # Example
 //!
 //! ```

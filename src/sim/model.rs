@@ -163,6 +163,7 @@ impl Model {
     }
 
     /// The compaction point.
+    #[cfg(test)]
     pub(crate) fn compacted(&self) -> Option<(u64, u64)> {
         self.compacted
     }
