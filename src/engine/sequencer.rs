@@ -462,6 +462,13 @@ impl Sequencer {
         self.spares.len()
     }
 
+    /// Spares that are needed besides those that are always kept: where the open frame has to begin a segment, the
+    /// largest batch may not fit behind it without another one.
+    pub(crate) fn extra_spares(&self) -> usize {
+        let ends = self.tail + u64::from(self.active.block_bytes);
+        usize::from(self.open_due && ends > self.active.segment_bytes)
+    }
+
     pub(crate) fn active(&self) -> Plot {
         self.active
     }
