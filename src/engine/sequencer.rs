@@ -685,6 +685,12 @@ impl Trial<'_> {
                 Err(Error::TermMismatch { index, expected, found }.into())
             }
             (None, None) => Err(Error::NotWritten { next }.into()),
+            // Right before the first entry of a log that was never compacted: its term bounds that of the point.
+            (Some(last), None)
+                if outline.state.first == index.checked_add(1) && last > self.term(index + 1, before)? =>
+            {
+                Err(Error::TermFell { last, found: self.term(index + 1, before)? }.into())
+            }
             (given, in_log) => {
                 let term = in_log.or(given).unwrap_or_default();
                 Ok(Operation::Compact { index, term })
