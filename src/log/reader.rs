@@ -200,7 +200,7 @@ fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec
         }
         let (handle, sequence) = handle_of(&core, range.start)?;
         let live = core.sequencer.ledger.ranges.locate(range.start).map_or(range.start + 1, |found| found.live.end);
-        let end = end.min(live).min(range.start + RUN_ENTRIES);
+        let end = end.min(live).min(range.start.saturating_add(RUN_ENTRIES));
         let index = core.sequencer.ledger.indexes.get(&sequence);
         (
             handle,
