@@ -156,6 +156,7 @@ fn known_term(shared: &Shared, index: u64) -> Result<Known> {
     let core = shared.core();
     if let Some((compacted, term)) = core.sequencer.outline().state.compacted
         && compacted == index
+        && !core.is_closed
     {
         return Ok(Known::Term(term));
     }
