@@ -331,7 +331,12 @@ impl Iterator for Entries {
 impl DoubleEndedIterator for Entries {
     fn next_back(&mut self) -> Option<Result<LogEntry>> {
         if self.back.is_empty() && !self.unread.is_empty() {
-            let start = self.unread.end.saturating_sub(BACK_ENTRIES).max(self.unread.start);
+            let mut start = self.unread.end.saturating_sub(BACK_ENTRIES).max(self.unread.start);
+            let first = self.shared.core().visible().start;
+            if (start..self.unread.end).contains(&first) {
+                // What was compacted below comes when it is reached.
+                start = first;
+            }
             match get_entries(&self.shared, start..self.unread.end, usize::MAX) {
                 Ok(entries) if (entries.len() as u64) < self.unread.end - start => {
                     return self.stop(Error::NotWritten { next: start + entries.len() as u64 });
