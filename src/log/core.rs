@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //!
-//! - Everything a caller changes is changed under the core's lock, in one step; no I/O happens under it.
+//! - Everything a caller changes is changed under the core's lock, in one step; no I/O happens under it, and no code of
+//!   callers runs under it: tasks are woken once it is given up.
 //! - A thread that is about to sleep says so under the lock, after looking once more; whoever gives it something to do
 //!   looks at that under the same lock. So no wake is lost, and none is sent to a thread that runs.
 //! - Once poisoned or closed, the log stays so.
@@ -12,7 +13,6 @@ use std::ops::{Deref, DerefMut, Range};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
-use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
@@ -105,12 +105,8 @@ pub(crate) struct Core {
     /// Callers that wait for room or for a spare, as threads and as tasks.
     pub(crate) room_sleepers: usize,
     pub(crate) room_wakers: Vec<Waker>,
-    /// To be woken when the lock is given up: a waker may run, or drop, anything.
-    pub(crate) woken: Vec<Waker>,
-    /// The helper thread, where the writer thread is to end it.
-    pub(crate) orphan: Option<JoinHandle<()>>,
-    /// Callbacks of batches that had nothing to wait for, for the writer thread to run.
-    pub(crate) callbacks_due: Vec<Callback>,
+    /// Tasks to be woken when the lock is given up.
+    pub(super) to_wake: Vec<Waker>,
     pub(crate) poison: Option<Arc<Error>>,
     pub(crate) is_closed: bool,
 }
@@ -145,8 +141,9 @@ impl Core {
         hints: &[(u64, u64)],
     ) -> Result<(Accepted, Arc<Ticket>), Hold> {
         self.check_writable().map_err(Hold::Refused)?;
-        let queued = self.sequencer.queued_bytes();
-        if queued > 0 && queued >= config.queue_bytes_max {
+        // One batch may always be queued, or nothing could ever make room for it.
+        let queued_bytes = self.sequencer.queued_bytes();
+        if queued_bytes > 0 && queued_bytes >= config.queue_bytes_max {
             return Err(Hold::QueueFull);
         }
         let accepted = match self.sequencer.accept(requests, now_ms(), hints) {
@@ -188,7 +185,7 @@ impl Core {
         self.subscribers.retain(|weak| match weak.upgrade() {
             Some(subscriber) => {
                 if whom(&subscriber) {
-                    self.woken.extend(subscriber.notify());
+                    self.to_wake.extend(subscriber.notify());
                 }
                 true
             }
@@ -211,6 +208,27 @@ impl Core {
                 ticket
             }
         }
+    }
+
+    /// Adds a callback for a frame; `true` if the frame is acknowledged already, by an empty batch behind it: then the
+    /// writer is to run it all the same, after those before it.
+    pub(crate) fn add_callback(&mut self, number: u64, ticket: &Arc<Ticket>, callback: Callback) -> bool {
+        match self.waiting.back_mut() {
+            Some(last) if last.number == number => last.callbacks.push(callback),
+            _ => self.waiting.push_back(Waiting { number, ticket: ticket.clone(), callbacks: vec![callback] }),
+        }
+        self.has_late_callbacks()
+    }
+
+    /// Whether there are callbacks for frames that are acknowledged.
+    pub(crate) fn has_late_callbacks(&self) -> bool {
+        self.waiting.front().is_some_and(|first| first.number <= self.sequencer.acknowledged())
+    }
+
+    /// Takes callbacks of empty batches whose turn had come before they were given.
+    pub(crate) fn take_late_callbacks(&mut self) -> Option<Waiting> {
+        let acknowledged = self.sequencer.acknowledged();
+        self.waiting.pop_front_if(|first| first.number <= acknowledged)
     }
 
     /// The live indexes that readers may see: everything accepted, or after poisoning what is durable of it.
@@ -259,30 +277,32 @@ impl Core {
     }
 }
 
-/// The core's lock, held. When it is given up, the tasks that are to be woken are: not before, because waking a task may
-/// drop it, and with it the last handle of this log.
-pub(crate) struct CoreGuard<'a>(Option<MutexGuard<'a, Core>>);
+/// The core's lock. Whoever is to be woken is woken after it is given up: a waker is a caller's code.
+pub(crate) struct CoreGuard<'a> {
+    /// Taken only by what consumes the guard.
+    core: Option<MutexGuard<'a, Core>>,
+}
 
 impl Deref for CoreGuard<'_> {
     type Target = Core;
 
     fn deref(&self) -> &Core {
-        self.0.as_ref().unwrap_or_else(|| unreachable!("the lock is given up only when the guard goes"))
+        self.core.as_deref().expect("the guard is there until it is consumed")
     }
 }
 
 impl DerefMut for CoreGuard<'_> {
     fn deref_mut(&mut self) -> &mut Core {
-        self.0.as_mut().unwrap_or_else(|| unreachable!("the lock is given up only when the guard goes"))
+        self.core.as_deref_mut().expect("the guard is there until it is consumed")
     }
 }
 
 impl Drop for CoreGuard<'_> {
     fn drop(&mut self) {
-        if let Some(mut guard) = self.0.take() {
-            let woken = std::mem::take(&mut guard.woken);
-            drop(guard);
-            woken.into_iter().for_each(Waker::wake);
+        if let Some(mut core) = self.core.take() {
+            let to_wake = std::mem::take(&mut core.to_wake);
+            drop(core);
+            to_wake.into_iter().for_each(Waker::wake);
         }
     }
 }
@@ -337,7 +357,7 @@ impl Shared {
     pub(crate) fn core(&self) -> CoreGuard<'_> {
         // A panic while the lock was held is a bug of ours; the state may be half changed, so it is not papered over:
         // the writer poisons the log when it panics, and callers go on with what they see.
-        CoreGuard(Some(self.core.lock().unwrap_or_else(PoisonError::into_inner)))
+        CoreGuard { core: Some(self.core.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
     /// Nanoseconds on the log's own clock, never 0.
@@ -388,20 +408,20 @@ impl Shared {
     }
 
     /// Waits until room may have been made; the lock is given up meanwhile.
-    pub(crate) fn wait_for_room(&self, mut core: CoreGuard<'_>) {
+    pub(crate) fn wait_for_room(&self, mut guard: CoreGuard<'_>) {
+        let Some(mut core) = guard.core.take() else { return };
         core.room_sleepers += 1;
-        if let Some(guard) = core.0.take() {
-            core.0 = Some(self.room.wait(guard).unwrap_or_else(PoisonError::into_inner));
-        }
+        let mut core = self.room.wait(core).unwrap_or_else(PoisonError::into_inner);
         core.room_sleepers -= 1;
+        guard.core = Some(core);
     }
 
     /// Wakes everyone who waits for room.
     pub(crate) fn notify_room(&self, core: &mut Core) {
         if core.has_room_waiters() {
             self.room.notify_all();
-            let Core { woken, room_wakers, .. } = core;
-            woken.append(room_wakers);
+            let Core { room_wakers, to_wake, .. } = core;
+            to_wake.append(room_wakers);
         }
     }
 
@@ -414,17 +434,6 @@ impl Shared {
         self.notify_room(core);
         core.notify_subscribers(|_| true);
         self.wake_writer(core);
-    }
-
-    /// Gives up every descriptor that holds a lock, whoever still holds a part of this log.
-    pub(crate) fn let_go(&self) {
-        {
-            let mut core = self.core();
-            core.files.clear();
-            core.notify_subscribers(|_| true);
-        }
-        self.reads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// A segment stands ready.

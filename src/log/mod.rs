@@ -566,15 +566,10 @@ impl Log {
 
     fn accepted(&self, core: &mut Core, accepted: Accepted, ticket: Arc<ack::Ticket>, intake: &mut Intake) -> Pending {
         let shared = self.shared();
-        if let Some(callback) = intake.callback.take() {
-            match core.waiting.back_mut() {
-                Some(waiting) if Arc::ptr_eq(&waiting.ticket, &ticket) => waiting.callbacks.push(callback),
-                _ => {
-                    // Nothing to wait for: an empty batch behind what is acknowledged.
-                    core.callbacks_due.push(callback);
-                    shared.wake_writer(core);
-                }
-            }
+        if let Some(callback) = intake.callback.take()
+            && core.add_callback(accepted.number, &ticket, callback)
+        {
+            shared.wake_writer(core);
         }
         shared.wake_writer_for_frame(core);
         Pending::new(shared.clone(), ticket, accepted.indexes)
@@ -633,37 +628,59 @@ impl Intake {
 impl Handle {
     fn close(&self) -> Result<()> {
         let shared = &self.shared;
-        // Held to the end: who closes a second time waits for the first, and learns the same.
+        // Held to the end: a second close must not let go of what the first one still writes.
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.core().is_closed = true;
-        let mut whole = true;
-        match threads.take() {
-            None => shared.let_go(),
-            Some(threads) => {
-                {
-                    let mut core = shared.core();
-                    shared.notify_room(&mut core);
-                    let _ = shared.to_writer.send(ToWriter::Close);
-                    shared.wake_writer(&mut core);
-                }
-                if threads.writer.thread().id() == std::thread::current().id() {
-                    // The last handle went in a callback: the writer thread finishes by itself, after this returns.
-                    shared.core().orphan = Some(threads.helper);
-                    return Ok(());
-                }
-                whole &= threads.writer.join().is_ok();
-                let _ = shared.to_helper.send(ToHelper::Close);
-                whole &= threads.helper.join().is_ok();
-                shared.let_go();
-            }
+        {
+            let mut core = shared.core();
+            core.is_closed = true;
+            shared.notify_room(&mut core);
+            let _ = shared.to_writer.send(ToWriter::Close);
+            shared.wake_writer(&mut core);
         }
-        let core = shared.core();
-        match &core.poison {
-            Some(cause) => Err(Error::Poisoned(cause.clone())),
-            None if !whole => Err(Error::Closed),
-            None => Ok(()),
+        match threads.take() {
+            Some(threads) if threads.include_this() => finish_elsewhere(shared.clone(), threads),
+            threads => finish(shared, threads),
         }
     }
+}
+
+/// Waits for the threads and lets go of the directory.
+fn finish(shared: &Shared, threads: Option<Threads>) -> Result<()> {
+    let mut whole = true;
+    if let Some(threads) = threads {
+        whole &= threads.writer.join().is_ok();
+        let _ = shared.to_helper.send(ToHelper::Close);
+        whole &= threads.helper.join().is_ok();
+    }
+    let_go(shared);
+    match &shared.core().poison {
+        Some(cause) => Err(Error::Poisoned(cause.clone())),
+        None if !whole => Err(Error::Closed),
+        None => Ok(()),
+    }
+}
+
+/// The last handle went on one of the log's own threads, in a callback or with a waker: that thread has work to finish,
+/// and cannot wait for itself.
+fn finish_elsewhere(shared: Arc<Shared>, threads: Threads) -> Result<()> {
+    let path = shared.disk.path().to_path_buf();
+    let closer = std::thread::Builder::new().name("ringwal-closer".into());
+    let spawned = closer.spawn(move || {
+        if let Err(error) = finish(&shared, Some(threads)) {
+            tracing::error!(%error, "the log could not be closed cleanly");
+        }
+    });
+    spawned.map(drop).map_err(Error::io("start the thread that closes", path))
+}
+
+/// Gives up every descriptor that holds a lock, whoever still holds a part of this log.
+fn let_go(shared: &Shared) {
+    let mut core = shared.core();
+    core.files.clear();
+    core.notify_subscribers(|_| true);
+    drop(core);
+    shared.reads.lock().unwrap_or_else(PoisonError::into_inner).take();
+    shared.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
 }
 
 impl Drop for Handle {

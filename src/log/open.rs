@@ -30,6 +30,14 @@ pub(crate) struct Threads {
     pub(crate) helper: JoinHandle<()>,
 }
 
+impl Threads {
+    /// Whether the caller runs on one of them.
+    pub(crate) fn include_this(&self) -> bool {
+        let this = thread::current().id();
+        this == self.writer.thread().id() || this == self.helper.thread().id()
+    }
+}
+
 /// 64 random bits from the operating system.
 pub(crate) fn random() -> u64 {
     getrandom::u64().unwrap_or_else(|error| {
@@ -185,9 +193,7 @@ fn share(
         subscribers: Vec::new(),
         room_sleepers: 0,
         room_wakers: Vec::new(),
-        woken: Vec::new(),
-        callbacks_due: Vec::new(),
-        orphan: None,
+        to_wake: Vec::new(),
         poison: None,
         is_closed: false,
     };
@@ -207,9 +213,10 @@ fn start_threads(
         match theirs.disk.driver(theirs.config.frames_in_flight) {
             Ok(driver) => {
                 let _ = theirs.alarm.set(driver.alarm());
+                // Made before anyone can append: it must see the segment that the log begins in.
+                let writer = Writer::new(theirs, writer_inbox, driver, pipeline);
                 let _ = report.send(Ok(()));
-                Writer::new(theirs.clone(), writer_inbox, driver, pipeline).run();
-                finish_orphan(&theirs);
+                writer.run();
             }
             Err(error) => drop(report.send(Err(error))),
         }
@@ -230,14 +237,6 @@ fn start_threads(
     };
     shared.want_spare(&mut shared.core());
     Ok(Threads { writer, helper })
-}
-
-/// Ends a log whose last handle went on the writer thread itself.
-fn finish_orphan(shared: &Shared) {
-    let Some(helper) = shared.core().orphan.take() else { return };
-    let _ = shared.to_helper.send(ToHelper::Close);
-    let _ = helper.join();
-    shared.let_go();
 }
 
 fn tell(shared: &Shared, report: &RecoveryReport) {

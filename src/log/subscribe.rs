@@ -99,7 +99,7 @@ impl Subscriber {
         }
     }
 
-    /// Wakes a thread that waits; the waker of a task that does comes back, to be woken without a lock held.
+    /// Tells of news; a task that waits is for the caller to wake.
     pub(crate) fn notify(&self) -> Option<Waker> {
         let mut inbox = self.inbox();
         inbox.is_notified = true;

@@ -110,7 +110,6 @@ impl Writer {
                 self.on_message(&message);
             }
             self.notice_poison();
-            self.run_due_callbacks();
             self.submit_ready();
             self.sync_if_due();
             if !self.pipeline.is_idle() {
@@ -122,12 +121,6 @@ impl Writer {
                 self.sleep_idle();
             }
         }
-    }
-
-    /// Callbacks of batches that had nothing to wait for.
-    fn run_due_callbacks(&mut self) {
-        let due = std::mem::take(&mut self.shared.core().callbacks_due);
-        due.into_iter().for_each(|callback| run_callback(callback, Ok(())));
     }
 
     fn on_message(&mut self, message: &ToWriter) {
@@ -165,6 +158,11 @@ impl Writer {
             return None;
         }
         let mut core = self.shared.core();
+        while let Some(late) = core.take_late_callbacks() {
+            drop(core);
+            settle_one(late, Fate::Acknowledged, 0, || Ok(()));
+            core = self.shared.core();
+        }
         if !self.may_go(&core) {
             let room = self.pipeline.admits(GATHER_BYTES, false);
             let worth_bytes = if room { GATHER_BYTES } else { u64::MAX };
@@ -356,19 +354,23 @@ impl Writer {
     /// Fails everything that is not acknowledged, once, with the first cause.
     fn fail(&mut self, cause: Option<Error>) {
         self.pipeline.poison();
-        let (waiting, syncs, cause) = {
+        let (waiting, syncs, acknowledged, cause) = {
             let mut core = self.shared.core();
             if let Some(cause) = cause {
                 self.shared.poison(&mut core, cause);
             }
             core.writer = WriterState::Awake;
-            (std::mem::take(&mut core.waiting), std::mem::take(&mut core.syncs), core.poison.clone())
+            let (waiting, syncs) = (std::mem::take(&mut core.waiting), std::mem::take(&mut core.syncs));
+            (waiting, syncs, core.sequencer.acknowledged(), core.poison.clone())
         };
         self.has_failed = true;
         let Some(cause) = cause else { return };
         syncs.iter().for_each(|(_, ticket)| ticket.settle(Fate::Failed, 0));
         for waiting in waiting {
-            settle_one(waiting, Fate::Failed, 0, || Err(Error::Poisoned(cause.clone())));
+            match waiting.number <= acknowledged {
+                true => settle_one(waiting, Fate::Acknowledged, 0, || Ok(())),
+                false => settle_one(waiting, Fate::Failed, 0, || Err(Error::Poisoned(cause.clone()))),
+            }
         }
     }
 
@@ -415,13 +417,7 @@ impl Writer {
     /// Whether the next frame could be submitted now.
     fn has_work(&self) -> bool {
         let core = self.shared.core();
-        let ready = self.may_go(&core);
-        !core.callbacks_due.is_empty() || !self.has_failed && (ready || self.sync_waits(&core))
-    }
-
-    /// Whether a `sync` call waits for something that a sync would give it.
-    fn sync_waits(&self, core: &Core) -> bool {
-        !core.syncs.is_empty() && self.pipeline.has_unsynced()
+        !self.has_failed && self.may_go(&core) || self.is_called(&core)
     }
 
     /// Nothing is in flight and nothing to submit: sleeps until a message comes or something is due by time.
@@ -434,10 +430,7 @@ impl Writer {
         let limit = {
             let mut core = self.shared.core();
             let pending = core.pending_since.filter(|_| core.sequencer.peek_frame().is_some() && !self.has_failed);
-            let is_due = pending.is_some() && self.shared.config.linger.is_zero()
-                || !core.callbacks_due.is_empty()
-                || !self.has_failed && (core.poison.is_some() || self.sync_waits(&core));
-            if is_due {
+            if pending.is_some() && self.shared.config.linger.is_zero() || self.is_called(&core) {
                 return;
             }
             core.writer = WriterState::Idle;
@@ -455,6 +448,12 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => self.on_idle_tick(),
             Err(RecvTimeoutError::Disconnected) => self.is_closing = true,
         }
+    }
+
+    /// Whether there is something to do besides frames, given while this thread was not asleep and was not woken.
+    fn is_called(&self, core: &Core) -> bool {
+        let wants_sync = !core.syncs.is_empty() && self.pipeline.has_unsynced();
+        core.has_late_callbacks() || !self.has_failed && (wants_sync || core.poison.is_some())
     }
 
     /// Looks for something to do for a while before sleeping; `true` if there is.
@@ -505,7 +504,7 @@ impl Writer {
 
     /// Drains, syncs and marks; `true` when nothing is left to do.
     fn finish_closing(&mut self) -> bool {
-        if !self.shared.core().callbacks_due.is_empty() {
+        if self.shared.core().has_late_callbacks() {
             return false;
         }
         if self.has_failed {
