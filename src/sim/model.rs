@@ -126,6 +126,10 @@ impl Model {
             (Some(given), None) => given,
             (None, None) => return Err(Refused::NotWritten),
         };
+        // A point right before the first entry must not have a term above that entry's.
+        if first == Some(through + 1) && self.entries.values().next().is_some_and(|(first_term, _)| *first_term < term) {
+            return Err(Refused::TermFell);
+        }
         let is_past_end = self.next().is_none_or(|next| through >= next);
         if is_past_end && term < self.last_term() {
             return Err(Refused::TermFell);
