@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    FOR_EVER, HeldLog, block_on, entries, eventually, open_sim, payloads, poll_once, small, tiny, try_open_sim, within,
+    FOR_EVER, HeldLog, append_each, block_on, entries, eventually, open_sim, payloads, poll_once, small, tiny,
+    try_open_sim, within,
 };
 use ringwal::disk::Disk;
 use ringwal::format::names;
@@ -245,7 +246,7 @@ fn a_spare_that_cannot_be_made_poisons_and_loses_nothing() {
         drop(log);
         let log = open_sim(&disk, tiny());
         assert!(payloads(&log).len() as u64 >= acked, "{kind:?}");
-        (0..100).for_each(|_| assert!(log.append("goes on, over rolls").is_ok()));
+        append_each(&log, ["goes on, over rolls"; 100]);
         assert!(log.stats().rolls > 0);
     }
 }

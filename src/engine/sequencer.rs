@@ -462,6 +462,13 @@ impl Sequencer {
         self.spares.len()
     }
 
+    /// Spares that are needed besides those that are always kept: where the open frame has to begin a segment, the
+    /// largest batch may not fit behind it without another one.
+    pub(crate) fn extra_spares(&self) -> usize {
+        let ends = self.tail + u64::from(self.active.block_bytes);
+        usize::from(self.open_due && ends > self.active.segment_bytes)
+    }
+
     pub(crate) fn active(&self) -> Plot {
         self.active
     }
@@ -678,6 +685,12 @@ impl Trial<'_> {
                 Err(Error::TermMismatch { index, expected, found }.into())
             }
             (None, None) => Err(Error::NotWritten { next }.into()),
+            // Right before the first entry of a log that was never compacted: its term bounds that of the point.
+            (Some(last), None)
+                if outline.state.first == index.checked_add(1) && last > self.term(index + 1, before)? =>
+            {
+                Err(Error::TermFell { last, found: self.term(index + 1, before)? }.into())
+            }
             (given, in_log) => {
                 let term = in_log.or(given).unwrap_or_default();
                 Ok(Operation::Compact { index, term })

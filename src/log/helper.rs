@@ -102,7 +102,8 @@ impl Helper {
     fn make_spare(&self, recycled: Option<u64>) -> bool {
         let (sequence, segment_bytes) = {
             let mut core = self.shared.core();
-            let enough = core.sequencer.spare_count() >= self.shared.config.spare_segments;
+            let wanted = self.shared.config.spare_segments + core.sequencer.extra_spares();
+            let enough = core.sequencer.spare_count() >= wanted;
             let next = core.sequencer.next_spare();
             let Some(sequence) = next.filter(|_| !enough && core.poison.is_none()) else {
                 core.spare.is_wanted = false;

@@ -156,6 +156,7 @@ fn known_term(shared: &Shared, index: u64) -> Result<Known> {
     let core = shared.core();
     if let Some((compacted, term)) = core.sequencer.outline().state.compacted
         && compacted == index
+        && !core.is_closed
     {
         return Ok(Known::Term(term));
     }
@@ -200,7 +201,7 @@ fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec
         }
         let (handle, sequence) = handle_of(&core, range.start)?;
         let live = core.sequencer.ledger.ranges.locate(range.start).map_or(range.start + 1, |found| found.live.end);
-        let end = end.min(live).min(range.start + RUN_ENTRIES);
+        let end = end.min(live).min(range.start.saturating_add(RUN_ENTRIES));
         let index = core.sequencer.ledger.indexes.get(&sequence);
         (
             handle,
@@ -330,7 +331,12 @@ impl Iterator for Entries {
 impl DoubleEndedIterator for Entries {
     fn next_back(&mut self) -> Option<Result<LogEntry>> {
         if self.back.is_empty() && !self.unread.is_empty() {
-            let start = self.unread.end.saturating_sub(BACK_ENTRIES).max(self.unread.start);
+            let mut start = self.unread.end.saturating_sub(BACK_ENTRIES).max(self.unread.start);
+            let first = self.shared.core().visible().start;
+            if (start..self.unread.end).contains(&first) {
+                // What was compacted below comes when it is reached.
+                start = first;
+            }
             match get_entries(&self.shared, start..self.unread.end, usize::MAX) {
                 Ok(entries) if (entries.len() as u64) < self.unread.end - start => {
                     return self.stop(Error::NotWritten { next: start + entries.len() as u64 });

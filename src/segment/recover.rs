@@ -244,8 +244,9 @@ impl<'a> Recovery<'a> {
             let found = "there is no segment".into();
             return Err(Error::Foreign { path: self.disk.path().into(), found });
         }
-        self.remove_temporaries(listing)?;
         let config = self.request.config;
+        self.check_block_bytes(config.segment_bytes)?;
+        self.remove_temporaries(listing)?;
         let mut log_id = [0; 16];
         log_id[..8].copy_from_slice(&(self.request.random)().to_le_bytes());
         log_id[8..].copy_from_slice(&(self.request.random)().to_le_bytes());
@@ -293,8 +294,8 @@ impl<'a> Recovery<'a> {
             return Ok(());
         }
         Err(Error::Config(format!(
-            "block_bytes is {block}, but this log has segments of {segment_bytes} bytes: \
-             they must be a multiple of the block size and have at least {SEGMENT_BLOCKS_MIN} blocks"
+            "blocks here have {block} bytes, but the log's segments {segment_bytes}: segment_bytes must be \
+             a multiple of the block size and at least {SEGMENT_BLOCKS_MIN} blocks"
         )))
     }
 

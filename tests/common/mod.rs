@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ringwal::disk::Disk;
 use ringwal::sim::{Mode, SimDisk, SimOptions};
 use ringwal::{Config, Error, IoChoice, Log, LogEntry, RecoveryReport};
@@ -177,6 +178,13 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 /// Polls a future once, with a waker that does nothing.
 pub(crate) fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Appends one entry after the other, each acknowledged before the next.
+pub(crate) fn append_each<P: Into<Bytes>>(log: &Log, payloads: impl IntoIterator<Item = P>) {
+    for payload in payloads {
+        log.append(payload).unwrap();
+    }
 }
 
 /// The payloads of all entries that can be read.

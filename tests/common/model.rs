@@ -175,6 +175,10 @@ impl Model {
             (Some(found), _) if is_past_end && found < self.last_term() => {
                 return Err(Error::TermFell { last: self.last_term(), found });
             }
+            // Right before the first entry: a point whose term is above the entry's would make terms fall.
+            (Some(last), _) if index + 1 == self.start && !is_past_end && last > self.entries[0].term => {
+                return Err(Error::TermFell { last, found: self.entries[0].term });
+            }
             (Some(term), _) => term,
         };
         let dropped = if is_past_end { self.entries.len() } else { (index + 1 - self.start) as usize };
