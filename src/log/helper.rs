@@ -118,7 +118,7 @@ impl Helper {
             core.spare.is_wanted = true;
             (sequence, core.sequencer.active().segment_bytes)
         };
-        let made = self.make(sequence, segment_bytes, recycled);
+        let made = self.make(sequence, segment_bytes, recycled).map_err(|error| self.gone_or(error));
         let mut core = self.shared.core();
         core.spare.attempts += 1;
         core.spare.is_wanted = false;
@@ -131,6 +131,12 @@ impl Helper {
         }
         self.shared.notify_room(&mut core);
         done
+    }
+
+    /// A directory that goes away in the midst of the work is the cause of whatever failed then.
+    fn gone_or(&self, error: Error) -> Error {
+        let disk = &*self.shared.disk;
+        if disk.is_in_place() { error } else { Error::DirectoryGone { path: disk.path().into() } }
     }
 
     fn make(&self, sequence: u64, segment_bytes: u64, recycled: Option<u64>) -> Result<spare::OpenSegment> {
