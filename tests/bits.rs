@@ -14,10 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use look::Look;
-use ringwal::disk::Disk;
-use ringwal::format::frame::{self, Head, HeadRead};
-use ringwal::format::segment::SegmentHeader;
-use ringwal::format::{Salted, lock, names};
+use ringwal::format::{lock, names};
 use ringwal::sim::SimDisk;
 use ringwal::{Batch, Config, Error, Log, LogEntry, SegmentRole, Verify};
 
@@ -366,4 +363,48 @@ fn files_of_a_killed_log_deleted_emptied_cut_lengthened_or_swapped_lose_at_most_
     let [same, shorter, refused, unreadable] = damage_files(&killed(), &config()).all();
     println!("{same} the same, {shorter} shorter, {refused} refused, {unreadable} with unreadable entries");
     assert!(same > 100 && shorter > 3 && refused > 200);
+}
+
+#[test]
+fn a_full_verification_finds_at_open_what_a_read_would_find() {
+    let sample = closed();
+    let tally = Tally::default();
+    for (name, bytes) in sample.files() {
+        on_two_threads(bytes, |byte| {
+            let flipped = sample.damaged(|disk| disk.flip_bit(&name, byte as u64, (byte % 8) as u8).unwrap());
+            let damage = || format!("byte {byte} of {name}, verified in full");
+            let outcome = sample.outcome(flipped, config().verify(Verify::Full), &damage);
+            assert_ne!(outcome, Outcome::Unreadable, "{}", damage());
+            tally.count(&outcome);
+        });
+    }
+    let [same, shorter, refused, _] = tally.all();
+    println!("{same} the same, {refused} refused");
+    assert!(same > 10_000 && shorter == 0 && refused > 20_000);
+}
+
+/// A log that opens in spite of damage is written to, closed and opened again, by the real thing with its threads.
+#[test]
+fn a_log_that_opens_damaged_goes_on_and_comes_back() {
+    let sample = killed();
+    let went_on = AtomicU64::new(0);
+    for (name, bytes) in sample.files() {
+        on_two_threads(bytes / 29, |nth| {
+            let (byte, bit) = ((nth * 29) as u64, (nth % 8) as u8);
+            let damage = format!("bit {bit} of byte {byte} of {name}");
+            let disk = sample.damaged(|disk| disk.flip_bit(&name, byte, bit).unwrap());
+            let Ok((log, _)) = Log::open_on(Arc::new(disk.clone()), config()) else { return };
+            let expected = log.state();
+            let index = log.append("after the damage").unwrap_or_else(|error| panic!("{damage}: {error}"));
+            log.close().unwrap_or_else(|error| panic!("{damage}: {error}"));
+            let again = Log::recover_on(Arc::new(disk), config());
+            let (log, report) = again.unwrap_or_else(|error| panic!("{damage}: {error}"));
+            let state = log.state();
+            assert_eq!((state.first, state.compacted), (expected.first, expected.compacted), "{damage}");
+            assert_eq!(state.last.map(|(last, _)| last), Some(index), "{damage}");
+            assert!(report.was_clean && log.get(index).unwrap().command == "after the damage", "{damage}");
+            went_on.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    assert!(went_on.into_inner() > 800);
 }

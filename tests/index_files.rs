@@ -47,10 +47,13 @@ fn push(log: &Log, count: u64) {
     }
 }
 
+/// What is written to a log, and what it is called.
+type History<'a> = (&'static str, &'a dyn Fn(&Log));
+
 /// Segments of every kind: with entries, with truncations that reach into older ones, with hard state alone, emptied by a
 /// truncation and begun again lower down, emptied by a compaction past the end.
 fn histories() -> Vec<(&'static str, SimDisk)> {
-    let histories: [(&'static str, &dyn Fn(&Log)); 6] = [
+    let histories: [History; 6] = [
         ("entries", &|log| push(log, 80)),
         ("truncations into older segments", &|log| {
             push(log, 50);
@@ -87,7 +90,7 @@ fn histories() -> Vec<(&'static str, SimDisk)> {
             push(log, 60);
         }),
     ];
-    let make = |(name, write): (&'static str, &dyn Fn(&Log))| {
+    let make = |(name, write): History| {
         let disk = SimDisk::new(1);
         let log = open(&disk);
         write(&log);

@@ -82,27 +82,24 @@ fn assert_unsupported(disk: &SimDisk, name: &str, offset: u64, what: &str) {
 
 #[test]
 fn a_frame_of_a_future_kind_flag_or_log_is_refused_wherever_it_stands() {
-    let changes: [(&str, &dyn Fn(&mut [u8])); 3] = [
-        ("frame kind 9", &|head| head[4] = 9),
-        ("frame flags", &|head| head[5] |= 0x40),
-        ("log number 3", &|head| head[6] = 3),
-    ];
+    // What the error says, the byte of the head, and the bits that change.
+    let changes = [("frame kind", 4, 8), ("frame flags", 5, 0x40), ("log number 3", 6, 3)];
     for closed in [true, false] {
         let frames = log(closed);
         let (active, end) = frames.ends.last().unwrap();
         // In the middle of the last segment, and the last frame: in a log that was killed nothing proves that one.
         for offset in [BLOCK, 2 * BLOCK, end - 2 * BLOCK, end - BLOCK] {
-            for (what, change) in &changes {
+            for (what, at, bits) in changes {
                 let copy = frames.disk.copy_at_rest();
-                alter_head(&copy, active, offset, change);
+                alter_head(&copy, active, offset, |head| head[at] ^= bits);
                 assert_unsupported(&copy, active, offset as u64, what);
             }
         }
         // The first frame of each segment is looked at by every open.
         for (name, _) in &frames.ends {
-            for (what, change) in &changes {
+            for (what, at, bits) in changes {
                 let copy = frames.disk.copy_at_rest();
-                alter_head(&copy, name, BLOCK, change);
+                alter_head(&copy, name, BLOCK, |head| head[at] ^= bits);
                 assert_unsupported(&copy, name, BLOCK as u64, what);
             }
         }

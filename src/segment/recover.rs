@@ -218,8 +218,10 @@ impl<'a> Recovery<'a> {
         self.disk.path_of(&names::segment(self.segments[segment].header.sequence))
     }
 
-    fn read_error(&self, segment: usize) -> impl FnOnce(std::io::Error) -> Error {
-        Error::io("read", self.path(segment))
+    /// The path is made only for an error: there is a read for every frame.
+    fn read_error(&self, segment: usize) -> impl FnOnce(std::io::Error) -> Error + use<'a> {
+        let (disk, sequence) = (self.disk, self.segments[segment].header.sequence);
+        move |source| Error::io("read", disk.path_of(&names::segment(sequence)))(source)
     }
 
     fn corrupt(&self, segment: usize, offset: u64, reason: impl Into<String>) -> Error {

@@ -109,11 +109,16 @@ impl SegmentHandle {
     ///
     /// [`Error::Corrupt`] where it does not verify, on the medium itself; [`Error::Io`].
     pub(crate) fn read_entry(&self, index: u64, offset: u32) -> Result<LogEntry> {
-        let read = |around| self.try_entry(index, offset, around).map_err(Error::io("read", self.path()));
+        let read = |around| self.try_entry(index, offset, around).map_err(|source| self.read_error(source));
         if let Some(entry) = read(false)? {
             return Ok(entry);
         }
         read(true)?.ok_or_else(|| self.damaged(index, offset))
+    }
+
+    /// The path is made only for an error: there is a read for every entry.
+    fn read_error(&self, source: io::Error) -> Error {
+        Error::io("read", self.path())(source)
     }
 
     fn damaged(&self, index: u64, offset: u32) -> Error {
@@ -149,7 +154,7 @@ impl SegmentHandle {
                 None => {
                     let last = u64::from(*offsets.last().unwrap_or(&offset));
                     let bytes = RUN_BYTES.min(last.saturating_sub(start) + GUESS_BYTES);
-                    chunk = (start, self.fetch(start, bytes, false).map_err(Error::io("read", self.path()))?);
+                    chunk = (start, self.fetch(start, bytes, false).map_err(|source| self.read_error(source))?);
                     // One that still does not verify is too long for a chunk, or damaged: read alone, it shows.
                     match self.entry_in_chunk(&chunk, index, start) {
                         Some(entry) => entry,

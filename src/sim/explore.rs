@@ -203,11 +203,13 @@ fn explore_until(
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::Arc;
     use std::time::Instant;
 
     use super::*;
     use crate::engine::plant::{self, Plant};
-    use crate::sim::LocalLog;
+    use crate::sim::{LocalLog, Mode};
+    use crate::{Error, Log};
 
     /// A number from the environment.
     fn setting(name: &str) -> Option<u64> {
@@ -227,7 +229,10 @@ mod tests {
         let states = setting("RINGWAL_STATES").unwrap_or(states);
         println!("explores {states} states from seed {seed}");
         let began = Instant::now();
-        let summary = explore(seed, states).unwrap_or_else(|violation| panic!("{violation}"));
+        let threaded = Threaded::default();
+        let summary = explore_with(seed, states, &threaded).unwrap_or_else(|violation| panic!("{violation}"));
+        assert!(summary.real_checks >= states / 1000 - 1, "one state in a thousand is opened with threads");
+        println!("{} opens on a real directory", threaded.on_a_real_directory.get());
         println!("{summary:#?}\n{:.0} states a second", summary.states as f64 / began.elapsed().as_secs_f64());
         summary
     }
@@ -252,6 +257,39 @@ mod tests {
         let summary = explore_and_tell(1, 100_000);
         if summary.states >= 100_000 {
             check_is_interesting(&summary);
+        }
+    }
+
+    /// Opens a state with the log's own threads: on the simulated disk, and on a real directory where its blocks are
+    /// large enough for one.
+    #[derive(Default)]
+    struct Threaded {
+        on_a_real_directory: Cell<u64>,
+    }
+
+    fn look(log: &Log, expected: &Contents) -> Result<(), String> {
+        let entries: Result<Vec<_>, _> = log.iter(..).collect();
+        let found = (entries.map_err(|error| error.to_string())?, log.state().compacted, log.meta());
+        let meta: Vec<_> = expected.hard_state.clone().into_iter().collect();
+        let wanted = (expected.entries.clone(), expected.compacted, meta);
+        if found == wanted { Ok(()) } else { Err(format!("{found:?} instead of {wanted:?}")) }
+    }
+
+    impl RealCheck for Threaded {
+        fn check(&self, image: &SimDisk, config: &Config, expected: &Contents) -> Result<bool, String> {
+            let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
+            image.export_to(scratch.path()).map_err(|error| error.to_string())?;
+            match Log::open(scratch.path(), config.clone()) {
+                Ok((log, _)) => {
+                    look(&log, expected)?;
+                    self.on_a_real_directory.set(self.on_a_real_directory.get() + 1);
+                }
+                Err(Error::Config(_)) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            image.set_mode(Mode::Random);
+            let (log, _) = Log::open_on(Arc::new(image.clone()), config.clone()).map_err(|error| error.to_string())?;
+            look(&log, expected).map(|()| true)
         }
     }
 
