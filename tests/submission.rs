@@ -4,6 +4,7 @@
 mod common;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
@@ -364,6 +365,39 @@ fn wakers_are_not_called_under_a_lock() {
     within("an append that wakes the last", move || theirs.append("second")).unwrap();
     eventually("the fourth is woken", || nosy.1.load(Ordering::Relaxed) >= 4);
     assert!(matches!(pending.as_mut().poll(&mut context), Poll::Ready(Ok(()))));
+}
+
+type Task = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
+
+/// A waker that drops its task and a handle of the log when it is woken.
+struct Dropper(Mutex<Option<(Task, Log)>>);
+
+impl Wake for Dropper {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+#[test]
+fn the_last_handle_may_go_with_a_task_that_the_helper_wakes() {
+    let disk = SimDisk::new(9);
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    let slow = Arc::new(slow::SlowDisk { disk: disk.clone(), gate: gate.clone() });
+    let log = Log::open_on(slow, tiny()).unwrap().0;
+    let mut acked = 0;
+    while let Ok(pending) = log.try_submit(Batch::new().push(vec![1; 400])) {
+        within("an append", move || pending.wait()).unwrap();
+        acked += 1;
+    }
+    let dropper = Arc::new(Dropper(Mutex::new(None)));
+    let mut task: Task = Box::pin(log.append_async(vec![1; 400]));
+    assert!(task.as_mut().poll(&mut Context::from_waker(&Waker::from(dropper.clone()))).is_pending());
+    *dropper.0.lock().unwrap() = Some((task, log));
+    drop(closed);
+    eventually("the task is woken", || dropper.0.lock().unwrap().is_none());
+    let log = within("opening again", move || open_sim(&disk, tiny()));
+    assert_eq!(payloads(&log).len(), acked, "a task that was not accepted left nothing");
 }
 
 #[test]

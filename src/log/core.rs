@@ -102,6 +102,8 @@ pub(crate) struct Core {
     /// A watermark for the lock file's slots.
     pub(crate) slot_due: Option<u64>,
     pub(crate) subscribers: Vec<Weak<Subscriber>>,
+    /// The index that subscribers, as far as they were told, expect next at most.
+    pub(crate) told_next: u64,
     /// Callers that wait for room or for a spare, as threads and as tasks.
     pub(crate) room_sleepers: usize,
     pub(crate) room_wakers: Vec<Waker>,
@@ -164,12 +166,17 @@ impl Core {
             match operation {
                 Operation::Entry { index, term, timestamp, payload } => {
                     let (term, index, timestamp, command) = (*term, *index, *timestamp, payload.clone());
+                    if index < self.told_next {
+                        // The log was emptied and begins again lower down.
+                        tell_truncated(&self.subscribers, index, number);
+                    }
+                    self.told_next = index + 1;
                     self.tail.push(crate::LogEntry { term, index, command, timestamp }, number);
                 }
                 Operation::Truncate { first_removed, .. } => {
                     self.tail.truncate_from(*first_removed);
-                    let subscribers = self.subscribers.iter().filter_map(Weak::upgrade);
-                    subscribers.for_each(|subscriber| subscriber.on_truncate(*first_removed, number));
+                    tell_truncated(&self.subscribers, *first_removed, number);
+                    self.told_next = *first_removed;
                 }
                 Operation::Compact { index, .. } => self.tail.compact_to(*index),
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
@@ -275,6 +282,11 @@ impl Core {
     fn has_room_waiters(&self) -> bool {
         self.room_sleepers > 0 || !self.room_wakers.is_empty()
     }
+}
+
+fn tell_truncated(subscribers: &[Weak<Subscriber>], first_removed: u64, number: u64) {
+    let subscribers = subscribers.iter().filter_map(Weak::upgrade);
+    subscribers.for_each(|subscriber| subscriber.on_truncate(first_removed, number));
 }
 
 /// The core's lock. Whoever is to be woken is woken after it is given up: a waker is a caller's code.

@@ -178,6 +178,7 @@ fn share(
     }
     let block_bytes = recover::block_bytes(&config, &*disk).unwrap_or(recovered.active.header.block_bytes);
     let limits = Limits { frame_bytes_max: config.frame_bytes_max, block_bytes, first_index: config.first_index };
+    let told_next = recovered.start.ledger.outline.state.next.unwrap_or(0);
     let core = Core {
         sequencer: Sequencer::new(recovered.start, limits),
         tail: TailCache::new(config.tail_cache_bytes),
@@ -191,6 +192,7 @@ fn share(
         to_seal,
         slot_due: None,
         subscribers: Vec::new(),
+        told_next,
         room_sleepers: 0,
         room_wakers: Vec::new(),
         to_wake: Vec::new(),
