@@ -127,7 +127,8 @@ impl Model {
             (None, None) => return Err(Refused::NotWritten),
         };
         // A point right before the first entry must not have a term above that entry's.
-        if first == Some(through + 1) && self.entries.values().next().is_some_and(|(first_term, _)| *first_term < term) {
+        if first == Some(through + 1) && self.entries.values().next().is_some_and(|(first_term, _)| *first_term < term)
+        {
             return Err(Refused::TermFell);
         }
         let is_past_end = self.next().is_none_or(|next| through >= next);
