@@ -333,6 +333,16 @@ fn terms_never_fall() {
     assert_eq!(told(log.compact_to(2, 4)), "TermMismatch { index: 2, expected: 5, found: 4 }");
     log.compact_to(2, 5).unwrap();
     assert_eq!(all(&log).len(), 1);
+    // A point right before the first entry may be set, but not above that entry's term.
+    let disk = SimDisk::new(2);
+    let log = open_sim(&disk, tiny());
+    log.append_entries(entries(3, 10..12)).unwrap();
+    assert_eq!(told(log.compact_to(9, 4)), "TermFell { last: 4, found: 3 }");
+    log.compact_to(9, 2).unwrap();
+    log.truncate_from(10).unwrap();
+    drop(log);
+    let log = open_sim(&disk, tiny());
+    assert_eq!((log.term(9).unwrap(), log.append("next").unwrap()), (2, 10));
 }
 
 #[test]

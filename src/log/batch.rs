@@ -59,7 +59,8 @@ impl Batch {
 
     /// Drops all entries up to and including `index`, whose term is given. The index may lie past the last entry: then
     /// the log is empty and goes on at `index + 1`, as after an installed snapshot. At or below the compaction point
-    /// nothing happens.
+    /// nothing happens. Right before the first entry of a log that was never compacted it only sets the compaction
+    /// point, whose term must not be above that entry's.
     #[must_use]
     pub fn compact_to(self, index: u64, term: u64) -> Batch {
         self.with(Request::Compact(index, Some(term)))
