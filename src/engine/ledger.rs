@@ -151,6 +151,17 @@ impl Ledger {
         self.indexes.get(&segment.sequence)?.term_of(index)
     }
 
+    /// Carries out `count` appends at the next indexes, from `first` on, with the last term. Where they lie is told to
+    /// what this returns.
+    pub(crate) fn begin_run(&mut self, first: u64, count: u64) -> Run<'_> {
+        let state = &mut self.outline.state;
+        state.next = Some(first + count);
+        state.first = state.first.or(Some(first));
+        self.ranges.push_run(first..first + count);
+        let newest = self.indexes.last_entry().map(|entry| Arc::make_mut(entry.into_mut()));
+        Run { newest, term: self.outline.state.last_term }
+    }
+
     /// Carries out a checked operation of the newest segment; an entry's header lies at `offset` in it.
     pub(crate) fn apply(&mut self, operation: &Operation, offset: u32) {
         let past_end = matches!(operation, Operation::Compact { index, .. } if self.outline.is_past_end(*index));
@@ -170,6 +181,21 @@ impl Ledger {
                 newest.filter(|_| past_end).into_iter().for_each(|newest| newest.compact_past(*index));
             }
             Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
+        }
+    }
+}
+
+/// Appends of one batch on their way into the newest segment's index.
+pub(crate) struct Run<'a> {
+    newest: Option<&'a mut SegmentIndex>,
+    term: u64,
+}
+
+impl Run<'_> {
+    /// The header of the entry with this index lies at `offset`.
+    pub(crate) fn push(&mut self, index: u64, offset: u32) {
+        if let Some(newest) = &mut self.newest {
+            newest.push(index, self.term, offset);
         }
     }
 }

@@ -4,18 +4,20 @@
 //! - [`ranges`]: which segment holds an index, under truncation and compaction; which segment may go.
 //! - [`space`]: how far into a segment each class of frame may reach.
 //! - [`sequencer`]: batches in, frames out: who joins which frame, where it lies, when to roll.
+//! - [`operations`]: the operations of one frame, and which entry among them an index means.
+//! - [`gather`]: whether a frame should wait for the callers that were acknowledged just now.
 //! - [`pipeline`]: frames in, writes and acknowledgements out: how many at once, in which order acks may leave.
 //! - [`recovery`]: the table that decides whether a frame is next, torn, stale or corrupt.
 //!
 //! The threads of [`crate::log`], the crash explorer and the tests drive this same code: time comes in as a number,
 //! randomness as a value, and what is to be done comes out as data.
 
+pub(crate) mod gather;
 pub(crate) mod ledger;
-
+pub(crate) mod operations;
 pub(crate) mod pipeline;
 pub(crate) mod plant;
 pub(crate) mod ranges;
-
 pub(crate) mod recovery;
 pub(crate) mod sequencer;
 pub(crate) mod space;

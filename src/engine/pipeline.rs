@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::gather::Gather;
 use super::plant::{Plant, planted};
 use super::sequencer::Frame;
 use crate::format::frame::{self, Epoch, FrameSpec};
@@ -21,6 +22,28 @@ use crate::format::frame::{self, Epoch, FrameSpec};
 /// Bytes of a pending frame that make it worth sending while others are in flight: below, arrivals gather until the
 /// device is free, because a second small write costs the device as much as a large one.
 pub(crate) const GATHER_BYTES: u64 = 64 << 10;
+
+/// The next frame, as far as it decides whether to send it now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    pub(crate) bytes: u64,
+    /// Calls that joined it.
+    pub(crate) calls: u64,
+    pub(crate) goes_alone: bool,
+    /// It takes no more: waiting gains nothing.
+    pub(crate) is_closed: bool,
+}
+
+/// What to do with the next frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Encode and submit it.
+    Go,
+    /// Nothing is in flight, but callers are about to come back: wait until this time or this many calls.
+    Hold { until_ns: u64, calls: u64 },
+    /// Look again after a completion, or once it has this many bytes.
+    Wait { worth_bytes: u64 },
+}
 
 /// Bounds of the pipeline.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +58,8 @@ pub(crate) struct Bounds {
 struct Flight {
     number: u64,
     bytes: u64,
+    calls: u64,
+    submitted_ns: u64,
     is_written: bool,
 }
 
@@ -65,6 +90,7 @@ pub(crate) struct Pipeline {
     last_content: u64,
     /// What the sync under way covers, and how many files it waits for.
     sync: Option<(u64, usize)>,
+    gather: Gather,
     is_poisoned: bool,
 }
 
@@ -84,6 +110,7 @@ impl Pipeline {
             unsynced: BTreeMap::new(),
             last_content: last,
             sync: None,
+            gather: Gather::new(),
             is_poisoned: false,
         }
     }
@@ -99,9 +126,34 @@ impl Pipeline {
         !goes_alone && self.flights.len() < self.bounds.frames && self.bytes_in_flight + bytes <= self.bounds.bytes
     }
 
-    /// Whether a frame of this length should rather wait and grow while others are in flight.
-    pub(crate) fn gathers(&self, bytes: u64) -> bool {
-        !self.flights.is_empty() && bytes < GATHER_BYTES
+    /// Whether the next frame should go now, as far as the pipeline is concerned.
+    pub(crate) fn next_step(&self, now_ns: u64, offer: Offer) -> Step {
+        if !self.admits(offer.bytes, offer.goes_alone) {
+            // Where every slot is taken, only a completion changes that.
+            let worth_bytes = if self.admits(self.worth_bytes(), false) { self.worth_bytes() } else { u64::MAX };
+            return Step::Wait { worth_bytes };
+        }
+        if offer.is_closed || offer.bytes >= self.worth_bytes() {
+            return Step::Go;
+        }
+        if !self.flights.is_empty() {
+            return Step::Wait { worth_bytes: self.worth_bytes() };
+        }
+        match self.gather.holds(now_ns, offer.calls) {
+            Some(until_ns) => Step::Hold { until_ns, calls: self.gather.worth_calls() },
+            None => Step::Go,
+        }
+    }
+
+    /// Bytes that make a frame worth sending at once. What is in flight counts, so that under load frames grow until a
+    /// few large ones keep the device busy: each costs the writer as much as a small one.
+    pub(crate) fn worth_bytes(&self) -> u64 {
+        GATHER_BYTES.max(self.bytes_in_flight / 2)
+    }
+
+    /// Smoothed time of a write, in nanoseconds.
+    pub(crate) fn write_ns(&self) -> u64 {
+        self.gather.write_ns()
     }
 
     /// Encodes the next frame into `out`, its padded length, and counts it as in flight.
@@ -109,7 +161,7 @@ impl Pipeline {
     /// # Panics
     ///
     /// If frames come out of order, which would break the chain.
-    pub(crate) fn encode(&mut self, frame: &Frame, out: &mut [u8]) {
+    pub(crate) fn encode(&mut self, frame: &Frame, out: &mut [u8], now_ns: u64) {
         assert_eq!(frame.number, self.submitted + 1, "frames are encoded in order");
         let spec = FrameSpec {
             kind: frame.kind,
@@ -121,12 +173,14 @@ impl Pipeline {
             offset: frame.offset as u32,
             first_index: frame.first_index(),
             base: frame.base.as_ref(),
-            operations: &frame.operations,
+            operations: frame.operations.list(),
         };
         self.chain = frame::encode(&spec, out);
         self.submitted = frame.number;
-        self.flights.push_back(Flight { number: frame.number, bytes: out.len() as u64, is_written: false });
-        self.bytes_in_flight += out.len() as u64;
+        let (number, bytes) = (frame.number, out.len() as u64);
+        self.flights.push_back(Flight { number, bytes, calls: frame.calls, submitted_ns: now_ns, is_written: false });
+        self.gather.on_submitted(frame.calls);
+        self.bytes_in_flight += bytes;
         if frame.goes_alone() {
             self.barrier = Some(frame.number);
         }
@@ -142,25 +196,30 @@ impl Pipeline {
     }
 
     /// A frame is completely written.
-    pub(crate) fn on_written(&mut self, number: u64) -> Progress {
+    pub(crate) fn on_written(&mut self, number: u64, now_ns: u64) -> Progress {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.number == number) {
             flight.is_written = true;
+            self.gather.on_written(now_ns.saturating_sub(flight.submitted_ns));
         }
         if planted(Plant::AckOutOfOrder) && !self.is_poisoned {
             self.advance(number.max(self.written));
         }
-        self.pop_written();
+        let released = self.pop_written();
+        self.gather.on_acknowledged(now_ns, released);
         self.progress()
     }
 
-    /// Lets go of the frames that are written and have none before them in flight.
-    fn pop_written(&mut self) {
+    /// Lets go of the frames that are written and have none before them in flight; how many calls those carried.
+    fn pop_written(&mut self) -> u64 {
+        let mut calls = 0;
         while let Some(flight) = self.flights.pop_front_if(|flight| flight.is_written) {
             self.bytes_in_flight -= flight.bytes;
+            calls += flight.calls;
             if !self.is_poisoned {
                 self.advance(flight.number.max(self.written));
             }
         }
+        calls
     }
 
     fn advance(&mut self, written: u64) {

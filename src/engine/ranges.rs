@@ -51,6 +51,12 @@ impl Ranges {
 
     /// An entry was written to the newest segment.
     pub(crate) fn push(&mut self, index: u64) {
+        self.push_run(index..index + 1);
+    }
+
+    /// Entries were written to the newest segment: at least one.
+    pub(crate) fn push_run(&mut self, indexes: Range<u64>) {
+        let index = indexes.start;
         if self.segments.back().is_some_and(|newest| newest.live.is_empty() || newest.live.end != index) {
             self.lower_empty_tail(index);
         }
@@ -59,8 +65,8 @@ impl Ranges {
             // A log emptied by a compaction past its end, or never begun, starts anywhere.
             newest.live = index..index;
         }
-        newest.live.end = index + 1;
-        newest.highest_ever = newest.highest_ever.max(Some(index));
+        newest.live.end = indexes.end;
+        newest.highest_ever = newest.highest_ever.max(Some(indexes.end - 1));
     }
 
     /// Keeps empty ranges from standing above an index that follows them: an emptied log may begin again lower down.

@@ -12,14 +12,17 @@
 //! Does not know when frames are written (the writer takes them), nor bytes, files or threads.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::ledger::{Ledger, Outline};
+use super::operations::Operations;
 use super::space::{self, Class};
 use crate::entry::LogEntry;
 use crate::error::Error;
-use crate::format::frame::{FrameKind, HEAD_BYTES, Operation};
+use crate::format::INDEX_MAX;
+use crate::format::frame::{FrameKind, HEAD_BYTES, Operation, operation_bytes};
 use crate::format::state::State;
 
 /// One operation as a caller asks for it.
@@ -72,8 +75,13 @@ pub(crate) struct Frame {
     pub(crate) offset: u64,
     /// The state before the frame, if it is the first of its segment.
     pub(crate) base: Option<State>,
-    pub(crate) operations: Vec<Operation>,
+    /// Shared with whoever keeps them for readers once the frame is closed; until then it is the only holder.
+    pub(crate) operations: Arc<Operations>,
     pub(crate) entry_count: u32,
+    /// Calls that joined it.
+    pub(crate) calls: u64,
+    /// Bytes of its entries' payloads.
+    pub(crate) payload_bytes: u64,
     /// Head, base and operations, without padding.
     pub(crate) used_bytes: u64,
     /// Next index after the frame.
@@ -87,12 +95,9 @@ impl Frame {
         self.used_bytes.next_multiple_of(u64::from(self.plot.block_bytes))
     }
 
-    pub(crate) fn payload_bytes(&self) -> u64 {
-        let payload = |operation: &Operation| match operation {
-            Operation::Entry { payload, .. } => payload.len() as u64,
-            _ => 0,
-        };
-        self.operations.iter().map(payload).sum()
+    /// What keeping the operations in memory costs.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.used_bytes + (self.operations.len() * size_of::<Operation>()) as u64
     }
 
     pub(crate) fn end(&self) -> u64 {
@@ -158,6 +163,8 @@ pub(crate) struct Accepted {
     pub(crate) number: u64,
     /// How many operations it has; with none, it is done when the frames before it are.
     pub(crate) operation_count: usize,
+    /// It has nothing but entries, each at the next index.
+    pub(crate) is_plain: bool,
 }
 
 /// Limits that do not change while a log is open.
@@ -233,36 +240,80 @@ impl Sequencer {
         }
     }
 
-    /// Accepts a batch, or refuses it and leaves everything as it was. `hints` are terms of live indexes that were
-    /// asked for by [`Refusal::NeedTerm`]; they hold as long as [`Sequencer::truncations`] did not change.
+    /// Accepts a batch and empties it, or refuses it and leaves everything as it was. `hints` are terms of live indexes
+    /// that were asked for by [`Refusal::NeedTerm`]; they hold as long as [`Sequencer::truncations`] did not change.
     ///
     /// # Errors
     ///
     /// See [`Refusal`].
-    pub(crate) fn accept(&mut self, batch: &[Request], now_ms: u64, hints: &[(u64, u64)]) -> Result<Accepted, Refusal> {
+    pub(crate) fn accept(
+        &mut self,
+        batch: &mut Vec<Request>,
+        now_ms: u64,
+        hints: &[(u64, u64)],
+    ) -> Result<Accepted, Refusal> {
+        match self.plain_bytes(batch) {
+            Some(bytes) => self.accept_plain(batch, bytes, now_ms),
+            None => self.accept_any(batch, now_ms, hints),
+        }
+    }
+
+    /// Bytes of a batch that only appends at the next indexes, and that no check of its single operations could refuse.
+    fn plain_bytes(&self, batch: &[Request]) -> Option<u64> {
+        let mut bytes = 0;
+        for request in batch {
+            match request {
+                Request::Push(payload) if payload.len() <= u32::MAX as usize => bytes += operation_bytes(payload.len()),
+                _ => return None,
+            }
+        }
+        let fits = INDEX_MAX.checked_sub(self.next_index()).is_some_and(|room| batch.len() as u64 <= room);
+        (fits && !batch.is_empty()).then_some(bytes)
+    }
+
+    /// The way of nearly every batch: what [`Sequencer::accept_any`] does, without trying anything on a copy first.
+    fn accept_plain(&mut self, batch: &mut Vec<Request>, bytes: u64, now_ms: u64) -> Result<Accepted, Refusal> {
+        self.check_batch_bytes(bytes)?;
+        self.reserve(bytes, Class::Data)?;
+        let operation_count = batch.len();
+        let first = self.next_index();
+        let payloads = batch.drain(..).filter_map(|request| match request {
+            Request::Push(payload) => Some(payload),
+            _ => None,
+        });
+        self.join_plain(first, payloads, operation_count, now_ms);
+        let indexes = first..first + operation_count as u64;
+        Ok(Accepted { indexes, number: self.last_number(), operation_count, is_plain: true })
+    }
+
+    fn accept_any(&mut self, batch: &mut Vec<Request>, now_ms: u64, hints: &[(u64, u64)]) -> Result<Accepted, Refusal> {
         let mut outline = self.ledger.outline.clone();
         let segment_bytes = self.active.segment_bytes;
         let trial = Trial { limits: self.limits, segment_bytes, now_ms, ledger: &self.ledger, hints };
         let operations = trial.run(&mut outline, batch)?;
         let next = outline.state.next.unwrap_or(self.limits.first_index);
-        if operations.is_empty() {
-            return Ok(Accepted { indexes: next..next, number: self.last_number(), operation_count: 0 });
+        let operation_count = operations.len();
+        if operation_count == 0 {
+            batch.clear();
+            return Ok(Accepted { indexes: next..next, number: self.last_number(), operation_count, is_plain: false });
         }
         let bytes = operations.iter().map(Operation::encoded_bytes).sum();
-        let limit = self.batch_bytes_max();
-        if bytes > limit {
-            return Err(Error::TooLarge { what: "batch", bytes, limit }.into());
-        }
+        self.check_batch_bytes(bytes)?;
         self.reserve(bytes, self.class_of(&operations))?;
-        let entries: Vec<u64> = operations.iter().filter_map(entry_index).collect();
-        let indexes = match (entries.first(), entries.last()) {
-            (Some(&first), Some(&last)) => first..last + 1,
-            _ => next..next,
+        let mut entries = operations.iter().filter_map(entry_index);
+        let indexes = match entries.next() {
+            Some(first) => first..entries.last().unwrap_or(first) + 1,
+            None => next..next,
         };
-        let operation_count = operations.len();
         self.join(operations);
+        batch.clear();
         debug_assert_eq!(self.ledger.outline, outline, "joining does what the trial did");
-        Ok(Accepted { indexes, number: self.last_number(), operation_count })
+        Ok(Accepted { indexes, number: self.last_number(), operation_count, is_plain: false })
+    }
+
+    fn check_batch_bytes(&self, bytes: u64) -> Result<(), Refusal> {
+        let limit = self.batch_bytes_max();
+        if bytes > limit { Err(Error::TooLarge { what: "batch", bytes, limit }.into()) } else { Ok(()) }
     }
 
     /// What fits any segment that the batch may have to go to.
@@ -364,8 +415,10 @@ impl Sequencer {
             offset: self.tail,
             used_bytes: HEAD_BYTES as u64 + base_bytes,
             base,
-            operations: Vec::new(),
+            operations: Arc::default(),
             entry_count: 0,
+            calls: 0,
+            payload_bytes: 0,
             next,
             first_entry: None,
         });
@@ -373,9 +426,10 @@ impl Sequencer {
     }
 
     fn join(&mut self, operations: Vec<Operation>) {
-        let (Some(pending), Some(digest)) = (self.pending.as_mut(), self.digests.back_mut()) else {
-            unreachable!("a frame was reserved before anything joins it")
-        };
+        let (pending, digest) = reserved(&mut self.pending, &mut self.digests);
+        // It has no other holder before it is closed, so this copies nothing.
+        let joined = Arc::make_mut(&mut pending.operations);
+        pending.calls += 1;
         for operation in operations {
             self.ledger.apply(&operation, (pending.offset + pending.used_bytes) as u32);
             let bytes = operation.encoded_bytes();
@@ -383,8 +437,9 @@ impl Sequencer {
             digest.bytes += bytes;
             self.queued_bytes += bytes;
             match &operation {
-                Operation::Entry { index, .. } => {
+                Operation::Entry { index, payload, .. } => {
                     pending.entry_count += 1;
+                    pending.payload_bytes += payload.len() as u64;
                     pending.first_entry = pending.first_entry.or(Some(*index));
                 }
                 Operation::Truncate { first_removed, last_term } => {
@@ -398,10 +453,34 @@ impl Sequencer {
                 Operation::Compact { index, .. } => digest.compacted = Some(*index),
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
             }
-            pending.operations.push(operation);
+            joined.push(operation);
         }
         pending.next = self.ledger.outline.state.next;
         digest.end = End::of(&self.ledger.outline.state);
+    }
+
+    /// Joins entries at the next indexes, with the last term.
+    fn join_plain(&mut self, first: u64, payloads: impl Iterator<Item = Bytes>, count: usize, timestamp: u64) {
+        let (pending, digest) = reserved(&mut self.pending, &mut self.digests);
+        let joined = Arc::make_mut(&mut pending.operations);
+        joined.reserve(count);
+        let before = pending.used_bytes;
+        let term = self.ledger.outline.state.last_term;
+        let mut run = self.ledger.begin_run(first, count as u64);
+        for (index, payload) in (first..).zip(payloads) {
+            run.push(index, (pending.offset + pending.used_bytes) as u32);
+            pending.used_bytes += operation_bytes(payload.len());
+            pending.payload_bytes += payload.len() as u64;
+            joined.push(Operation::Entry { index, term, timestamp, payload });
+        }
+        pending.calls += 1;
+        pending.entry_count += count as u32;
+        pending.first_entry = pending.first_entry.or(Some(first));
+        pending.next = self.ledger.outline.state.next;
+        digest.end = End::of(&self.ledger.outline.state);
+        let bytes = pending.used_bytes - before;
+        digest.bytes += bytes;
+        self.queued_bytes += bytes;
     }
 
     fn close_pending(&mut self) {
@@ -444,7 +523,22 @@ impl Sequencer {
 
     /// The newest `count` operations of the pending frame: those of the batch just accepted.
     pub(crate) fn newest_operations(&self, count: usize) -> &[Operation] {
-        self.pending.as_ref().map_or(&[], |frame| &frame.operations[frame.operations.len() - count..])
+        self.pending.as_ref().map_or(&[], |frame| &frame.operations.list()[frame.operations.len() - count..])
+    }
+
+    /// The frame that batches join, if one is begun.
+    pub(crate) fn pending(&self) -> Option<&Frame> {
+        self.pending.as_ref()
+    }
+
+    /// Closed frames that nobody took yet, from the one after `number` on.
+    pub(crate) fn closed_after(&self, number: u64) -> impl Iterator<Item = &Frame> {
+        self.closed.iter().skip_while(move |frame| frame.number <= number)
+    }
+
+    /// Calls that joined the next frame for the writer.
+    pub(crate) fn next_calls(&self) -> u64 {
+        self.closed.front().or(self.pending.as_ref()).map_or(0, |frame| frame.calls)
     }
 
     /// A segment stands ready behind the last one.
@@ -551,6 +645,14 @@ impl Sequencer {
     pub(crate) fn durable(&self) -> u64 {
         self.durable
     }
+}
+
+/// The frame that was reserved for a batch, and what is remembered of it.
+fn reserved<'a>(pending: &'a mut Option<Frame>, digests: &'a mut VecDeque<Digest>) -> (&'a mut Frame, &'a mut Digest) {
+    let (Some(pending), Some(digest)) = (pending.as_mut(), digests.back_mut()) else {
+        unreachable!("a frame was reserved before anything joins it")
+    };
+    (pending, digest)
 }
 
 struct Place {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::ledger::Ledger;
-use super::pipeline::{Bounds, GATHER_BYTES, Pipeline};
+use super::pipeline::{Bounds, GATHER_BYTES, Offer, Pipeline, Step as PipelineStep};
 use super::sequencer::{Accepted, Frame, Limits, Plot, Refusal, Request, Sequencer, Start};
 use super::space::{self, Class};
 use crate::error::Error;
@@ -33,7 +33,7 @@ fn sequencer(open_due: bool) -> Sequencer {
 }
 
 fn accept(sequencer: &mut Sequencer, batch: &[Request]) -> Result<Accepted, Refusal> {
-    sequencer.accept(batch, 5, &[])
+    sequencer.accept(&mut batch.to_vec(), 5, &[])
 }
 
 fn push(bytes: usize) -> Request {
@@ -42,6 +42,10 @@ fn push(bytes: usize) -> Request {
 
 fn pipeline(durable_writes: bool) -> Pipeline {
     Pipeline::new(Bounds { frames: 4, bytes: 1 << 20, durable_writes }, EPOCH, 0, 0)
+}
+
+fn offer(bytes: u64) -> Offer {
+    Offer { bytes, calls: 1, goes_alone: false, is_closed: false }
 }
 
 fn drain(sequencer: &mut Sequencer) -> Vec<Frame> {
@@ -141,7 +145,7 @@ proptest! {
         for _ in 0..4 {
             accept(&mut sequencer, &[push(600)]).unwrap();
             let frame = sequencer.take_frame().unwrap();
-            pipeline.encode(&frame, &mut vec![0; frame.padded_bytes() as usize]);
+            pipeline.encode(&frame, &mut vec![0; frame.padded_bytes() as usize], 0);
             frames.push(frame.number);
         }
         prop_assert!(!pipeline.admits(512, false), "four are in flight");
@@ -149,7 +153,7 @@ proptest! {
         for at in order {
             done.insert(frames[at]);
             let contiguous = (1..=4).take_while(|number| done.contains(number)).count() as u64;
-            let progress = pipeline.on_written(frames[at]);
+            let progress = pipeline.on_written(frames[at], 0);
             prop_assert_eq!((progress.written, progress.durable), (contiguous, contiguous));
         }
         prop_assert!(pipeline.is_idle());
@@ -159,11 +163,14 @@ proptest! {
 #[test]
 fn arrivals_gather_while_something_is_in_flight_and_go_at_once_when_nothing_is() {
     let (mut sequencer, mut pipeline) = (sequencer(false), pipeline(true));
-    assert!(!pipeline.gathers(512));
+    assert_eq!(pipeline.next_step(0, offer(512)), PipelineStep::Go);
     accept(&mut sequencer, &[push(1)]).unwrap();
     let first = sequencer.take_frame().unwrap();
-    pipeline.encode(&first, &mut [0; 512]);
-    assert!(pipeline.gathers(512) && !pipeline.gathers(GATHER_BYTES));
+    pipeline.encode(&first, &mut [0; 512], 0);
+    assert_eq!(pipeline.next_step(0, offer(512)), PipelineStep::Wait { worth_bytes: GATHER_BYTES });
+    assert_eq!(pipeline.next_step(0, offer(GATHER_BYTES)), PipelineStep::Go);
+    let closed = Offer { is_closed: true, ..offer(512) };
+    assert_eq!(pipeline.next_step(0, closed), PipelineStep::Go, "it gains nothing by waiting");
     let joined: Vec<u64> = (0..3).map(|_| accept(&mut sequencer, &[push(1)]).unwrap().number).collect();
     assert_eq!(joined, [2, 2, 2], "all three join one frame");
 }
@@ -174,9 +181,9 @@ fn an_open_frame_is_durable_before_anything_follows_it() {
     accept(&mut sequencer, &[push(1)]).unwrap();
     let open = sequencer.take_frame().unwrap();
     assert!(open.goes_alone() && pipeline.admits(512, true));
-    pipeline.encode(&open, &mut [0; 512]);
+    pipeline.encode(&open, &mut [0; 512], 0);
     assert!(!pipeline.admits(512, false));
-    pipeline.on_written(open.number);
+    pipeline.on_written(open.number, 0);
     assert!(pipeline.admits(512, false));
 }
 
@@ -186,11 +193,11 @@ fn without_durable_writes_only_a_completed_sync_makes_durable_and_only_what_was_
     for _ in 0..2 {
         accept(&mut sequencer, &[push(1)]).unwrap();
         let frame = sequencer.take_frame().unwrap();
-        pipeline.encode(&frame, &mut [0; 512]);
+        pipeline.encode(&frame, &mut [0; 512], 0);
     }
-    assert_eq!(pipeline.on_written(1).durable, 0);
+    assert_eq!(pipeline.on_written(1, 0).durable, 0);
     assert_eq!(pipeline.begin_sync(), Some(vec![1]));
-    assert_eq!(pipeline.on_written(2).written, 2);
+    assert_eq!(pipeline.on_written(2, 0).written, 2);
     assert_eq!(pipeline.begin_sync(), None, "one at a time");
     assert_eq!(pipeline.on_synced().durable, 1);
     assert!(pipeline.wants_sync());
@@ -204,11 +211,11 @@ fn after_a_failure_nothing_is_admitted_and_nothing_moves() {
     for _ in 0..3 {
         accept(&mut sequencer, &[push(1)]).unwrap();
         let frame = sequencer.take_frame().unwrap();
-        pipeline.encode(&frame, &mut [0; 512]);
+        pipeline.encode(&frame, &mut [0; 512], 0);
     }
-    pipeline.on_written(1);
+    pipeline.on_written(1, 0);
     pipeline.on_failed(2);
-    assert_eq!(pipeline.on_written(3).durable, 1);
+    assert_eq!(pipeline.on_written(3, 0).durable, 1);
     assert!(pipeline.is_idle() && !pipeline.admits(512, false));
 }
 
@@ -221,12 +228,12 @@ fn encoded_frames_are_whole_chained_and_carry_the_watermark() {
         while let Some(frame) = sequencer.take_frame() {
             let durable = pipeline.progress().durable;
             let mut bytes = vec![0xff; frame.padded_bytes() as usize];
-            pipeline.encode(&frame, &mut bytes);
+            pipeline.encode(&frame, &mut bytes, 0);
             let HeadRead::Head(head) = Head::decode(&bytes, frame.plot.salt) else { panic!("a head") };
             assert_eq!((head.chain, head.watermark, head.epoch), (chain, durable, EPOCH));
             assert_eq!(verify(&head, &bytes).unwrap().operations.len(), frame.operations.len());
             chain = head.checksum;
-            pipeline.on_written(frame.number);
+            pipeline.on_written(frame.number, 0);
         }
     }
 }
@@ -289,5 +296,64 @@ fn a_truncation_below_what_is_in_memory_asks_for_the_term_it_needs() {
     accept(&mut sequencer, &[push(1), push(1)]).unwrap();
     sequencer.ledger.indexes.clear();
     assert!(matches!(accept(&mut sequencer, &[Request::Truncate(2)]), Err(Refusal::NeedTerm(1))));
-    assert!(sequencer.accept(&[Request::Truncate(2)], 0, &[(1, 0)]).is_ok());
+    assert!(sequencer.accept(&mut vec![Request::Truncate(2)], 0, &[(1, 0)]).is_ok());
+}
+
+#[test]
+fn a_frame_is_held_for_the_callers_that_were_acknowledged_just_now_and_then_goes() {
+    let (mut sequencer, mut pipeline) = (sequencer(false), pipeline(true));
+    for _ in 0..4 {
+        accept(&mut sequencer, &[push(1)]).unwrap();
+    }
+    let frame = sequencer.take_frame().unwrap();
+    assert_eq!(frame.calls, 4);
+    pipeline.encode(&frame, &mut [0; 512], 1_000);
+    pipeline.on_written(1, 101_000);
+    let of = |calls| Offer { calls, ..offer(512) };
+    assert_eq!(pipeline.next_step(101_000, of(1)), PipelineStep::Hold { until_ns: 126_000, calls: 4 });
+    assert_eq!(pipeline.next_step(101_000, of(4)), PipelineStep::Go, "all are back");
+    assert_eq!(pipeline.next_step(126_000, of(1)), PipelineStep::Go, "a quarter of the write is over");
+    assert_eq!(pipeline.next_step(101_000, Offer { is_closed: true, ..of(1) }), PipelineStep::Go);
+}
+
+proptest! {
+    #[test]
+    fn plain_batches_are_accepted_as_any_other_way_would(
+        batches in proptest::collection::vec(proptest::collection::vec(0..900usize, 1..6), 1..60),
+        spares in 0..3usize,
+    ) {
+        // The same batches with a request that changes nothing, which keeps them from the short way.
+        let (mut short, mut long) = (sequencer(false), sequencer(false));
+        for sizes in &batches {
+            let plain: Vec<Request> = sizes.iter().map(|&bytes| push(bytes)).collect();
+            let mut any = plain.clone();
+            any.push(Request::DeleteMeta(Bytes::from_static(b"absent")));
+            for one in [&mut short, &mut long] {
+                if one.spare_count() < spares {
+                    let sequence = one.next_spare().unwrap();
+                    one.add_spare(plot(sequence));
+                }
+            }
+            match (accept(&mut short, &plain), accept(&mut long, &any)) {
+                (Ok(short), Ok(long)) => {
+                    prop_assert!(short.is_plain && !long.is_plain);
+                    prop_assert_eq!((short.indexes, short.number), (long.indexes, long.number));
+                }
+                (Err(Refusal::NoRoom), Err(Refusal::NoRoom)) => {}
+                (short, long) => prop_assert!(false, "{short:?} but {long:?}"),
+            }
+            prop_assert_eq!(&short.ledger.outline, &long.ledger.outline);
+            prop_assert_eq!(short.queued_bytes(), long.queued_bytes());
+        }
+        let (short_frames, long_frames) = (drain(&mut short), drain(&mut long));
+        prop_assert_eq!(short_frames.len(), long_frames.len());
+        for (short, long) in short_frames.iter().zip(&long_frames) {
+            prop_assert_eq!(&short.operations, &long.operations);
+            let facts = |frame: &Frame| (frame.entry_count, frame.payload_bytes, frame.used_bytes, frame.first_index());
+            prop_assert_eq!(facts(short), facts(long));
+        }
+        let ranges = |one: &Sequencer| one.ledger.ranges.iter().cloned().collect::<Vec<_>>();
+        prop_assert_eq!(ranges(&short), ranges(&long));
+        prop_assert_eq!(format!("{:?}", short.ledger.indexes), format!("{:?}", long.ledger.indexes));
+    }
 }

@@ -4,31 +4,49 @@
 //! leave a waker. A ticket is settled once and stays so. It belongs to a frame number, never to an index: after a
 //! truncation the same index means another entry.
 //!
-//! Does not know why a frame failed: the log keeps the first cause.
+//! Does not know frames, files or the log's lock: a waiter touches nothing but its ticket.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-use rustix::thread::futex;
+use rustix::thread::{Timespec, futex};
 
 use crate::config::Wait;
+use crate::error::{Error, Result};
+use crate::stats::Meter;
 
 const WAITING: u32 = 0;
 const DONE: u32 = 1;
 const FAILED: u32 = 2;
 
-/// How a frame ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    Acknowledged,
-    /// Unknown until the log is opened again.
-    Failed,
+/// How late a sleep of known length may end: the kernel lets timers of ordinary threads slip by 50 us.
+const NAP_SLACK: Duration = Duration::from_micros(60);
+
+/// What the waiters of one log have in common.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    pub(crate) wait: Wait,
+    pub(crate) meter: Arc<Meter>,
+    /// How long a write takes lately, in nanoseconds.
+    pub(crate) write_ns: AtomicU64,
+    started: Instant,
+}
+
+impl Waiters {
+    pub(crate) fn new(wait: Wait, meter: Arc<Meter>) -> Waiters {
+        Waiters { wait, meter, write_ns: AtomicU64::new(0), started: Instant::now() }
+    }
+
+    /// Nanoseconds on the log's own clock, never 0.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64 + 1
+    }
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ticket {
     state: AtomicU32,
     /// Whether a thread sleeps, or is about to: without one, settling costs no system call.
@@ -36,21 +54,40 @@ pub(crate) struct Ticket {
     /// When it was settled, for the first waiter that comes round, in nanoseconds of the log's clock; 0 once taken.
     settled_ns: AtomicU64,
     wakers: Mutex<Vec<Waker>>,
+    /// Why it failed.
+    cause: OnceLock<Arc<Error>>,
+    waiters: Arc<Waiters>,
 }
 
 impl Ticket {
-    pub(crate) fn fate(&self) -> Option<Fate> {
-        match self.state.load(Ordering::Acquire) {
-            WAITING => None,
-            DONE => Some(Fate::Acknowledged),
-            _ => Some(Fate::Failed),
+    pub(crate) fn new(waiters: &Arc<Waiters>) -> Ticket {
+        Ticket {
+            state: AtomicU32::new(WAITING),
+            sleepers: AtomicU32::new(0),
+            settled_ns: AtomicU64::new(0),
+            wakers: Mutex::default(),
+            cause: OnceLock::new(),
+            waiters: waiters.clone(),
         }
     }
 
-    /// Settles the ticket and wakes everyone who waits for it.
-    pub(crate) fn settle(&self, fate: Fate, now_ns: u64) {
+    pub(crate) fn is_settled(&self) -> bool {
+        self.state.load(Ordering::Acquire) != WAITING
+    }
+
+    /// The frame is acknowledged: wakes everyone who waits for it. `now_ns` is 0 where the wake is not to be measured.
+    pub(crate) fn acknowledge(&self, now_ns: u64) {
         self.settled_ns.store(now_ns, Ordering::Relaxed);
-        let state = if fate == Fate::Acknowledged { DONE } else { FAILED };
+        self.settle(DONE);
+    }
+
+    /// The frame failed, and whether it is on disk is unknown until the log is opened again.
+    pub(crate) fn fail(&self, cause: Arc<Error>) {
+        let _ = self.cause.set(cause);
+        self.settle(FAILED);
+    }
+
+    fn settle(&self, state: u32) {
         // SeqCst pairs with the waiter's: either it sees the state, or this sees the sleeper.
         self.state.store(state, Ordering::SeqCst);
         if self.sleepers.load(Ordering::SeqCst) > 0 {
@@ -61,98 +98,146 @@ impl Ticket {
     }
 
     /// Blocks until the ticket is settled.
-    pub(crate) fn wait(&self, how: Wait) -> Fate {
-        if let Wait::Spin(limit) = how
-            && let Some(fate) = self.spin(limit)
-        {
-            return fate;
+    pub(crate) fn wait(&self) -> Result<()> {
+        if let Wait::Spin(limit) = self.waiters.wait {
+            self.nap_and_spin(limit);
         }
+        if !self.is_settled() {
+            self.sleep(None);
+        }
+        self.outcome()
+    }
+
+    /// Sleeps until the ticket is settled, or for about so long.
+    fn sleep(&self, limit: Option<Duration>) {
+        let limit = limit.map(|limit| Timespec { tv_sec: 0, tv_nsec: limit.as_nanos().min(999_999_999) as i64 });
         self.sleepers.fetch_add(1, Ordering::SeqCst);
-        loop {
-            if let Some(fate) = self.fate_seq_cst() {
-                return fate;
-            }
+        while self.state.load(Ordering::SeqCst) == WAITING {
             // EINTR and EAGAIN mean: look again.
-            let _ = futex::wait(&self.state, futex::Flags::PRIVATE, WAITING, None);
+            let slept = futex::wait(&self.state, futex::Flags::PRIVATE, WAITING, limit.as_ref());
+            if slept == Err(rustix::io::Errno::TIMEDOUT) {
+                self.sleepers.fetch_sub(1, Ordering::SeqCst);
+                return;
+            }
         }
     }
 
-    fn fate_seq_cst(&self) -> Option<Fate> {
-        match self.state.load(Ordering::SeqCst) {
-            WAITING => None,
-            _ => self.fate(),
+    /// Spins around the moment at which a write is usually done: sleeps before it, where the time is long enough.
+    fn nap_and_spin(&self, limit: Duration) {
+        let write = Duration::from_nanos(self.waiters.write_ns.load(Ordering::Relaxed));
+        let early = limit / 2 + NAP_SLACK;
+        if write > early {
+            self.sleep(Some(write - early));
+            self.spin(limit + NAP_SLACK);
+        } else {
+            self.spin(limit.max(write + limit / 2));
         }
     }
 
-    fn spin(&self, limit: Duration) -> Option<Fate> {
+    fn spin(&self, limit: Duration) {
         let start = Instant::now();
-        loop {
+        while start.elapsed() < limit {
             for _ in 0..64 {
-                if let Some(fate) = self.fate() {
-                    return Some(fate);
+                if self.is_settled() {
+                    return;
                 }
                 std::hint::spin_loop();
             }
-            if start.elapsed() >= limit {
-                return None;
-            }
         }
     }
 
-    /// Polls for the fate, leaving the waker behind if it is not known yet.
-    pub(crate) fn poll(&self, waker: &Waker) -> Poll<Fate> {
-        if let Some(fate) = self.fate() {
-            return Poll::Ready(fate);
+    /// Polls for the outcome, leaving the waker behind if it is not known yet: at `slot`, which is the caller's own.
+    pub(crate) fn poll(&self, waker: &Waker, slot: &mut Option<usize>) -> Poll<Result<()>> {
+        if self.is_settled() {
+            return Poll::Ready(self.outcome());
         }
-        {
-            let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
-            if !wakers.iter().any(|known| known.will_wake(waker)) {
+        self.leave(waker, slot);
+        // Settled between the look and the push: the settling thread may have missed the waker.
+        if self.is_settled() { Poll::Ready(self.outcome()) } else { Poll::Pending }
+    }
+
+    fn leave(&self, waker: &Waker, slot: &mut Option<usize>) {
+        let mut wakers = self.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        match slot.and_then(|slot| wakers.get_mut(slot)) {
+            Some(known) if known.will_wake(waker) => {}
+            Some(known) => *known = waker.clone(),
+            None => {
+                *slot = Some(wakers.len());
                 wakers.push(waker.clone());
             }
         }
-        // Settled between the look and the push: the settling thread may have missed the waker.
-        self.fate().map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// When the ticket was settled, once: the first waiter measures the wake for the whole frame.
-    pub(crate) fn take_settled_ns(&self) -> Option<u64> {
-        Some(self.settled_ns.swap(0, Ordering::Relaxed)).filter(|&ns| ns > 0)
+    fn outcome(&self) -> Result<()> {
+        self.measure_wake();
+        match self.state.load(Ordering::Acquire) {
+            FAILED => Err(self.cause.get().cloned().map_or(Error::Closed, Error::Poisoned)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first waiter that comes round measures the wake for the whole frame.
+    fn measure_wake(&self) {
+        // Looked at before it is taken: the others only read.
+        if self.settled_ns.load(Ordering::Relaxed) > 0 {
+            let settled_ns = self.settled_ns.swap(0, Ordering::Relaxed);
+            if settled_ns > 0 {
+                self.waiters.meter.record_wake(self.waiters.now_ns().saturating_sub(settled_ns));
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::thread;
 
     use super::*;
 
-    #[test]
-    fn one_settling_wakes_every_thread_and_task() {
-        let ticket = Arc::new(Ticket::default());
-        let waiting: Vec<_> = (0..8)
-            .map(|nth| {
-                let ticket = ticket.clone();
-                let how = if nth % 2 == 0 { Wait::Park } else { Wait::Spin(Duration::from_micros(20)) };
-                thread::spawn(move || match nth {
-                    7 => crate::block_on::block_on(std::future::poll_fn(|context| ticket.poll(context.waker()))),
-                    _ => ticket.wait(how),
-                })
-            })
-            .collect();
-        thread::sleep(Duration::from_millis(20));
-        ticket.settle(Fate::Acknowledged, 5);
-        for thread in waiting {
-            assert_eq!(thread.join().unwrap(), Fate::Acknowledged);
-        }
-        assert_eq!((ticket.take_settled_ns(), ticket.take_settled_ns()), (Some(5), None));
+    fn ticket(wait: Wait, write_ns: u64) -> Arc<Ticket> {
+        let waiters = Waiters::new(wait, Arc::new(Meter::new()));
+        waiters.write_ns.store(write_ns, Ordering::Relaxed);
+        Arc::new(Ticket::new(&Arc::new(waiters)))
+    }
+
+    fn poll(ticket: &Arc<Ticket>) -> Result<()> {
+        let (ticket, mut slot) = (ticket.clone(), None);
+        crate::block_on::block_on(std::future::poll_fn(|context| ticket.poll(context.waker(), &mut slot)))
     }
 
     #[test]
-    fn a_settled_ticket_answers_at_once() {
-        let ticket = Ticket::default();
-        ticket.settle(Fate::Failed, 1);
-        assert_eq!(ticket.wait(Wait::Park), Fate::Failed);
-        assert_eq!(ticket.poll(Waker::noop()), Poll::Ready(Fate::Failed));
+    fn one_settling_wakes_every_thread_and_task() {
+        for wait in [Wait::Park, Wait::Spin(Duration::from_micros(20))] {
+            for write_ns in [0, 1_000, 200_000, 900_000_000] {
+                let ticket = ticket(wait, write_ns);
+                let waiting: Vec<_> = (0..8)
+                    .map(|nth| {
+                        let ticket = ticket.clone();
+                        thread::spawn(move || if nth % 4 == 3 { poll(&ticket) } else { ticket.wait() })
+                    })
+                    .collect();
+                thread::sleep(Duration::from_millis(5));
+                ticket.acknowledge(5);
+                waiting.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+                assert_eq!(ticket.waiters.meter.look().wake_ns.len(), 1, "one waiter measures for all");
+            }
+        }
+    }
+
+    #[test]
+    fn a_settled_ticket_answers_at_once_with_its_cause() {
+        let ticket = ticket(Wait::Park, 0);
+        ticket.fail(Arc::new(Error::NoSpace));
+        assert!(matches!(ticket.wait(), Err(Error::Poisoned(cause)) if matches!(*cause, Error::NoSpace)));
+        assert!(poll(&ticket).is_err());
+    }
+
+    #[test]
+    fn a_task_that_polls_again_leaves_one_waker() {
+        let (ticket, mut slot) = (ticket(Wait::Park, 0), None);
+        for _ in 0..3 {
+            assert!(ticket.poll(Waker::noop(), &mut slot).is_pending());
+        }
+        assert_eq!(ticket.wakers.lock().unwrap().len(), 1);
     }
 }

@@ -3,26 +3,27 @@
 //! Invariants:
 //!
 //! - Everything a caller changes is changed under the core's lock, in one step; no I/O happens under it, and no code of
-//!   callers runs under it: tasks are woken once it is given up.
+//!   callers runs under it: tasks and threads are woken once it is given up, or they would run into it.
 //! - A thread that is about to sleep says so under the lock, after looking once more; whoever gives it something to do
 //!   looks at that under the same lock. So no wake is lost, and none is sent to a thread that runs.
 //! - Once poisoned or closed, the log stays so.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::Sender;
 
-use super::ack::{Fate, Ticket};
+use super::ack::{Ticket, Waiters};
 use super::subscribe::Subscriber;
-use super::tail::TailCache;
+use super::tail::{self, TailCache};
 use crate::config::Config;
 use crate::disk::{Alarm, Disk, DiskFile};
-use crate::engine::sequencer::{Accepted, Refusal, Request, Sequencer};
+use crate::engine::sequencer::{Accepted, Frame, Refusal, Request, Sequencer};
+use crate::entry::LogEntry;
 use crate::error::{Error, Result};
 use crate::format::frame::Operation;
 use crate::format::index::IndexIdentity;
@@ -56,6 +57,15 @@ pub(crate) enum WriterState {
     Idle,
     /// It waits for completions; a pending frame of at least this size is worth waking it for.
     Waiting { worth_bytes: u64 },
+}
+
+/// A way to wake the writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ring {
+    /// It sleeps on its channel.
+    Channel,
+    /// It sleeps in the driver.
+    Alarm,
 }
 
 /// How the making of spares stands.
@@ -109,6 +119,8 @@ pub(crate) struct Core {
     pub(crate) room_wakers: Vec<Waker>,
     /// Tasks to be woken when the lock is given up.
     pub(super) to_wake: Vec<Waker>,
+    /// How the writer is to be woken when the lock is given up.
+    pub(super) to_ring: Option<Ring>,
     pub(crate) poison: Option<Arc<Error>>,
     pub(crate) is_closed: bool,
 }
@@ -135,57 +147,91 @@ impl Core {
         }
     }
 
-    /// Accepts a batch and gives the ticket of its frame.
+    /// Accepts a batch, which is empty then, and gives the ticket of its frame.
     pub(crate) fn accept(
         &mut self,
-        config: &Config,
-        requests: &[Request],
+        shared: &Shared,
+        batch: &mut Vec<Request>,
         hints: &[(u64, u64)],
     ) -> Result<(Accepted, Arc<Ticket>), Hold> {
         self.check_writable().map_err(Hold::Refused)?;
         // One batch may always be queued, or nothing could ever make room for it.
         let queued_bytes = self.sequencer.queued_bytes();
-        if queued_bytes > 0 && queued_bytes >= config.queue_bytes_max {
+        if queued_bytes > 0 && queued_bytes >= shared.config.queue_bytes_max {
             return Err(Hold::QueueFull);
         }
-        let accepted = match self.sequencer.accept(requests, now_ms(), hints) {
+        let accepted = match self.sequencer.accept(batch, now_ms(), hints) {
             Ok(accepted) => accepted,
             Err(Refusal::Error(error)) => return Err(Hold::Refused(error)),
             Err(Refusal::NeedTerm(index)) => return Err(Hold::NeedTerm(index)),
             Err(Refusal::NoRoom) => return Err(Hold::NoSpare),
         };
         self.take_in(&accepted);
-        let ticket = self.ticket_of(accepted.number);
+        let ticket = self.ticket_of(shared, accepted.number);
+        shared.next_calls.store(self.sequencer.next_calls(), Ordering::Relaxed);
         Ok((accepted, ticket))
     }
 
     /// Shows what was accepted to readers and subscribers.
     fn take_in(&mut self, accepted: &Accepted) {
+        // The batch may have closed the frame before its own.
+        let Core { sequencer, tail, .. } = self;
+        sequencer.closed_after(tail.newest()).for_each(|frame| tail.push(frame));
+        match accepted.is_plain {
+            true => self.tell_next(accepted.indexes.clone(), accepted.number),
+            false => self.take_in_operations(accepted),
+        }
+        if self.pending_since.is_none() && accepted.operation_count > 0 {
+            self.pending_since = Some(Instant::now());
+        }
+        if !self.subscribers.is_empty() {
+            self.notify_subscribers(|subscriber| !subscriber.waits_for_durable());
+        }
+    }
+
+    fn take_in_operations(&mut self, accepted: &Accepted) {
         let number = accepted.number;
-        for operation in self.sequencer.newest_operations(accepted.operation_count) {
-            match operation {
-                Operation::Entry { index, term, timestamp, payload } => {
-                    let (term, index, timestamp, command) = (*term, *index, *timestamp, payload.clone());
-                    if index < self.told_next {
-                        // The log was emptied and begins again lower down.
-                        tell_truncated(&self.subscribers, index, number);
-                    }
-                    self.told_next = index + 1;
-                    self.tail.push(crate::LogEntry { term, index, command, timestamp }, number);
-                }
+        for nth in (0..accepted.operation_count).rev() {
+            // One at a time: what is told changes what the loop reads from.
+            match &self.sequencer.newest_operations(nth + 1)[0] {
+                Operation::Entry { index, .. } => self.tell_next(*index..index + 1, number),
                 Operation::Truncate { first_removed, .. } => {
-                    self.tail.truncate_from(*first_removed);
-                    tell_truncated(&self.subscribers, *first_removed, number);
-                    self.told_next = *first_removed;
+                    let first_removed = *first_removed;
+                    self.tail.truncate_from(first_removed);
+                    tell_truncated(&self.subscribers, first_removed, number);
+                    self.told_next = first_removed;
                 }
                 Operation::Compact { index, .. } => self.tail.compact_to(*index),
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
             }
         }
-        if self.pending_since.is_none() && accepted.operation_count > 0 {
-            self.pending_since = Some(Instant::now());
+    }
+
+    /// Entries with these indexes joined a frame.
+    fn tell_next(&mut self, indexes: Range<u64>, number: u64) {
+        if indexes.start < self.told_next {
+            // The log was emptied and begins again lower down.
+            tell_truncated(&self.subscribers, indexes.start, number);
         }
-        self.notify_subscribers(|subscriber| !subscriber.waits_for_durable());
+        self.told_next = indexes.end;
+    }
+
+    /// Takes the next frame for the writer; it stays readable.
+    pub(crate) fn take_frame(&mut self, shared: &Shared) -> Option<(Frame, Option<Instant>)> {
+        let frame = self.sequencer.take_frame()?;
+        if frame.number > self.tail.newest() {
+            self.tail.push(&frame);
+        }
+        shared.next_calls.store(self.sequencer.next_calls(), Ordering::Relaxed);
+        let is_last = self.sequencer.peek_frame().is_none();
+        let since = if is_last { self.pending_since.take() } else { self.pending_since };
+        Some((frame, since))
+    }
+
+    /// An entry that is in memory.
+    pub(crate) fn cached(&self, index: u64) -> Option<LogEntry> {
+        let growing = self.sequencer.pending().and_then(|frame| tail::entry_of(&frame.operations, index));
+        growing.or_else(|| self.tail.get(index))
     }
 
     pub(crate) fn notify_subscribers(&mut self, whom: impl Fn(&Subscriber) -> bool) {
@@ -201,16 +247,16 @@ impl Core {
     }
 
     /// The ticket of a frame that was accepted; a settled one if it is acknowledged already.
-    pub(crate) fn ticket_of(&mut self, number: u64) -> Arc<Ticket> {
+    pub(crate) fn ticket_of(&mut self, shared: &Shared, number: u64) -> Arc<Ticket> {
         if number <= self.sequencer.acknowledged() {
-            let ticket = Ticket::default();
-            ticket.settle(Fate::Acknowledged, 0);
+            let ticket = Ticket::new(&shared.waiters);
+            ticket.acknowledge(0);
             return Arc::new(ticket);
         }
         match self.waiting.back() {
             Some(last) if last.number == number => last.ticket.clone(),
             _ => {
-                let ticket = Arc::new(Ticket::default());
+                let ticket = Arc::new(Ticket::new(&shared.waiters));
                 self.waiting.push_back(Waiting { number, ticket: ticket.clone(), callbacks: Vec::new() });
                 ticket
             }
@@ -289,8 +335,10 @@ fn tell_truncated(subscribers: &[Weak<Subscriber>], first_removed: u64, number: 
     subscribers.for_each(|subscriber| subscriber.on_truncate(first_removed, number));
 }
 
-/// The core's lock. Whoever is to be woken is woken after it is given up: a waker is a caller's code.
+/// The core's lock. Whoever is to be woken is woken after it is given up: a waker is a caller's code, and a thread that
+/// is woken under the lock would only wait for it.
 pub(crate) struct CoreGuard<'a> {
+    shared: &'a Shared,
     /// Taken only by what consumes the guard.
     core: Option<MutexGuard<'a, Core>>,
 }
@@ -312,8 +360,9 @@ impl DerefMut for CoreGuard<'_> {
 impl Drop for CoreGuard<'_> {
     fn drop(&mut self) {
         if let Some(mut core) = self.core.take() {
-            let to_wake = std::mem::take(&mut core.to_wake);
+            let (to_wake, to_ring) = (std::mem::take(&mut core.to_wake), core.to_ring.take());
             drop(core);
+            self.shared.ring(to_ring);
             to_wake.into_iter().for_each(Waker::wake);
         }
     }
@@ -327,7 +376,10 @@ pub(crate) struct Shared {
     pub(crate) read_only: bool,
     core: Mutex<Core>,
     room: Condvar,
-    pub(crate) meter: Meter,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) waiters: Arc<Waiters>,
+    /// Calls in the frame that the writer takes next, to be looked at without the lock.
+    pub(crate) next_calls: AtomicU64,
     pub(crate) to_writer: Sender<ToWriter>,
     pub(crate) to_helper: Sender<ToHelper>,
     pub(crate) alarm: OnceLock<Arc<dyn Alarm>>,
@@ -336,7 +388,6 @@ pub(crate) struct Shared {
     pub(crate) open_handles: Mutex<VecDeque<Weak<SegmentHandle>>>,
     /// To the reader thread, if there is one.
     pub(crate) reads: Mutex<Option<Sender<ReadJob>>>,
-    started: Instant,
 }
 
 impl Shared {
@@ -348,33 +399,35 @@ impl Shared {
         lock: Option<LockFile>,
         senders: (Sender<ToWriter>, Sender<ToHelper>),
     ) -> Shared {
+        let meter = Arc::new(Meter::new());
         Shared {
             disk,
+            waiters: Arc::new(Waiters::new(config.wait, meter.clone())),
             config,
             log_id,
             read_only: lock.is_none(),
             core: Mutex::new(core),
             room: Condvar::new(),
-            meter: Meter::new(),
+            meter,
+            next_calls: AtomicU64::new(0),
             to_writer: senders.0,
             to_helper: senders.1,
             alarm: OnceLock::new(),
             lock: Mutex::new(lock),
             open_handles: Mutex::new(VecDeque::new()),
             reads: Mutex::new(None),
-            started: Instant::now(),
         }
     }
 
     pub(crate) fn core(&self) -> CoreGuard<'_> {
         // A panic while the lock was held is a bug of ours; the state may be half changed, so it is not papered over:
         // the writer poisons the log when it panics, and callers go on with what they see.
-        CoreGuard { core: Some(self.core.lock().unwrap_or_else(PoisonError::into_inner)) }
+        CoreGuard { shared: self, core: Some(self.core.lock().unwrap_or_else(PoisonError::into_inner)) }
     }
 
     /// Nanoseconds on the log's own clock, never 0.
     pub(crate) fn now_ns(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64 + 1
+        self.waiters.now_ns()
     }
 
     /// Wakes the writer if it sleeps and there is something worth it. Called with the lock, after a batch was accepted.
@@ -394,16 +447,20 @@ impl Shared {
         }
     }
 
-    /// Wakes the writer whatever it waits for.
+    /// Wakes the writer whatever it waits for, once the lock is given up.
     pub(crate) fn wake_writer(&self, core: &mut Core) {
         match std::mem::replace(&mut core.writer, WriterState::Awake) {
             WriterState::Awake => {}
-            WriterState::Idle => drop(self.to_writer.send(ToWriter::Wake)),
-            WriterState::Waiting { .. } => {
-                if let Some(alarm) = self.alarm.get() {
-                    alarm.ring();
-                }
-            }
+            WriterState::Idle => core.to_ring = Some(Ring::Channel),
+            WriterState::Waiting { .. } => core.to_ring = Some(Ring::Alarm),
+        }
+    }
+
+    fn ring(&self, how: Option<Ring>) {
+        match (how, self.alarm.get()) {
+            (Some(Ring::Channel), _) => drop(self.to_writer.send(ToWriter::Wake)),
+            (Some(Ring::Alarm), Some(alarm)) => alarm.ring(),
+            _ => {}
         }
     }
 
@@ -421,6 +478,10 @@ impl Shared {
 
     /// Waits until room may have been made; the lock is given up meanwhile.
     pub(crate) fn wait_for_room(&self, mut guard: CoreGuard<'_>) {
+        if guard.to_ring.is_some() || !guard.to_wake.is_empty() {
+            // Somebody is to be woken first, which only happens without the lock. The caller tries again.
+            return;
+        }
         let Some(mut core) = guard.core.take() else { return };
         core.room_sleepers += 1;
         let mut core = self.room.wait(core).unwrap_or_else(PoisonError::into_inner);

@@ -222,11 +222,12 @@ impl Log {
     /// # Errors
     ///
     /// Those of [`Log::write`].
-    pub fn write_async(&self, batch: Batch) -> impl Future<Output = Result<Range<u64>>> + Send + use<> + 'static {
+    pub fn write_async(&self, mut batch: Batch) -> impl Future<Output = Result<Range<u64>>> + Send + use<> + 'static {
         let log = self.clone();
         let mut intake = Intake { never_blocks: true, ..Intake::default() };
         async move {
-            let pending = std::future::poll_fn(|context| log.poll_accept(&batch, &mut intake, context.waker())).await?;
+            let accepted = std::future::poll_fn(|context| log.poll_accept(&mut batch, &mut intake, context.waker()));
+            let pending = accepted.await?;
             let indexes = pending.indexes();
             pending.await?;
             Ok(indexes)
@@ -241,11 +242,11 @@ impl Log {
     /// [`Error::Gap`], [`Error::TermFell`], [`Error::TermMismatch`], [`Error::Compacted`], [`Error::NotWritten`],
     /// [`Error::TooLarge`], [`Error::NoSpace`], [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`],
     /// [`Error::InCallback`]. Nothing was accepted then.
-    pub fn submit(&self, batch: Batch) -> Result<Pending> {
+    pub fn submit(&self, mut batch: Batch) -> Result<Pending> {
         self.check_may_block()?;
         let mut intake = Intake::default();
         loop {
-            match self.try_accept(&batch, &mut intake) {
+            match self.try_accept(&mut batch, &mut intake) {
                 Ok(accepted) => return accepted,
                 Err(core) => self.shared().wait_for_room(core),
             }
@@ -258,9 +259,9 @@ impl Log {
     ///
     /// [`Error::Busy`] where [`Log::submit`] would wait, and its other errors; the batch comes back.
     #[allow(clippy::result_large_err, reason = "the batch comes back so that it can be tried again")]
-    pub fn try_submit(&self, batch: Batch) -> Result<Pending, (Error, Batch)> {
+    pub fn try_submit(&self, mut batch: Batch) -> Result<Pending, (Error, Batch)> {
         let mut intake = Intake { never_blocks: true, never_waits: true, ..Intake::default() };
-        match self.try_accept(&batch, &mut intake) {
+        match self.try_accept(&mut batch, &mut intake) {
             Ok(Ok(pending)) => Ok(pending),
             Ok(Err(error)) => Err((error, batch)),
             Err(core) => {
@@ -276,11 +277,11 @@ impl Log {
     /// # Errors
     ///
     /// Those of [`Log::submit`]; `done` is not called then.
-    pub fn submit_with(&self, batch: Batch, done: impl FnOnce(Result<()>) + Send + 'static) -> Result<Range<u64>> {
+    pub fn submit_with(&self, mut batch: Batch, done: impl FnOnce(Result<()>) + Send + 'static) -> Result<Range<u64>> {
         self.check_may_block()?;
         let mut intake = Intake { callback: Some(Box::new(done)), ..Intake::default() };
         loop {
-            match self.try_accept(&batch, &mut intake) {
+            match self.try_accept(&mut batch, &mut intake) {
                 Ok(accepted) => return accepted.map(|pending| pending.indexes()),
                 Err(core) => self.shared().wait_for_room(core),
             }
@@ -439,16 +440,16 @@ impl Log {
             if number <= core.sequencer.durable() {
                 None
             } else if shared.config.durability == Durability::Sync {
-                Some(core.ticket_of(number))
+                Some(core.ticket_of(shared, number))
             } else {
-                let ticket = Arc::<ack::Ticket>::default();
+                let ticket = Arc::new(ack::Ticket::new(&shared.waiters));
                 core.syncs.push_back((number, ticket.clone()));
                 shared.wake_writer(&mut core);
                 Some(ticket)
             }
         };
         if let Some(ticket) = ticket {
-            Pending::new(shared.clone(), ticket, 0..0).wait()?;
+            Pending::new(ticket, 0..0).wait()?;
         }
         Ok(self.state().durable)
     }
@@ -510,7 +511,7 @@ impl Log {
     }
 
     /// One attempt at accepting: the result, or the lock still held where the caller is to wait for room.
-    fn try_accept(&self, batch: &Batch, intake: &mut Intake) -> Result<Result<Pending>, CoreGuard<'_>> {
+    fn try_accept(&self, batch: &mut Batch, intake: &mut Intake) -> Result<Result<Pending>, CoreGuard<'_>> {
         let shared = self.shared();
         if shared.read_only {
             return Ok(Err(Error::ReadOnly));
@@ -520,7 +521,7 @@ impl Log {
             if intake.truncations != Some(core.sequencer.truncations()) {
                 intake.hints.clear();
             }
-            match core.accept(&shared.config, &batch.requests, &intake.hints) {
+            match core.accept(shared, &mut batch.requests, &intake.hints) {
                 Ok((accepted, ticket)) => return Ok(Ok(self.accepted(&mut core, accepted, ticket, intake))),
                 Err(Hold::Refused(error)) => return Ok(Err(error)),
                 Err(Hold::QueueFull) => return Err(core),
@@ -540,7 +541,7 @@ impl Log {
 
     /// One attempt of a task: what it needs from the disk is read by the reader thread, and where there is no room its
     /// waker is left behind.
-    fn poll_accept(&self, batch: &Batch, intake: &mut Intake, waker: &Waker) -> Poll<Result<Pending>> {
+    fn poll_accept(&self, batch: &mut Batch, intake: &mut Intake, waker: &Waker) -> Poll<Result<Pending>> {
         loop {
             if let Some((index, answer)) = &intake.lookup {
                 let term = ready!(answer.poll(waker));
@@ -572,7 +573,7 @@ impl Log {
             shared.wake_writer(core);
         }
         shared.wake_writer_for_frame(core);
-        Pending::new(shared.clone(), ticket, accepted.indexes)
+        Pending::new(ticket, accepted.indexes)
     }
 }
 

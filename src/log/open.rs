@@ -196,6 +196,7 @@ fn share(
         room_sleepers: 0,
         room_wakers: Vec::new(),
         to_wake: Vec::new(),
+        to_ring: None,
         poison: None,
         is_closed: false,
     };

@@ -7,8 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::ack::{Fate, Ticket};
-use super::core::Shared;
+use super::ack::Ticket;
 use super::writer;
 use crate::error::{Error, Result};
 
@@ -17,14 +16,15 @@ use crate::error::{Error, Result};
 /// Dropping it does not take the batch back.
 #[must_use = "the batch is accepted, but only waiting tells whether it is acknowledged"]
 pub struct Pending {
-    shared: Arc<Shared>,
     ticket: Arc<Ticket>,
     indexes: Range<u64>,
+    /// Where its waker lies in the ticket.
+    slot: Option<usize>,
 }
 
 impl Pending {
-    pub(crate) fn new(shared: Arc<Shared>, ticket: Arc<Ticket>, indexes: Range<u64>) -> Pending {
-        Pending { shared, ticket, indexes }
+    pub(crate) fn new(ticket: Arc<Ticket>, indexes: Range<u64>) -> Pending {
+        Pending { ticket, indexes, slot: None }
     }
 
     /// Indexes of the batch's entries; empty, at the next index, if it has none.
@@ -34,7 +34,7 @@ impl Pending {
 
     /// Whether [`Pending::wait`] would return at once.
     pub fn is_done(&self) -> bool {
-        self.ticket.fate().is_some()
+        self.ticket.is_settled()
     }
 
     /// Blocks until the batch is acknowledged.
@@ -44,29 +44,19 @@ impl Pending {
     /// [`Error::Poisoned`] where a write failed: whether the batch is on disk, the next open decides.
     /// [`Error::InCallback`] on the writer thread itself.
     pub fn wait(self) -> Result<()> {
-        if self.ticket.fate().is_none() && writer::in_callback() {
+        if !self.is_done() && writer::in_callback() {
             return Err(Error::InCallback);
         }
-        let fate = self.ticket.wait(self.shared.config.wait);
-        self.outcome(fate)
-    }
-
-    fn outcome(&self, fate: Fate) -> Result<()> {
-        if let Some(settled_ns) = self.ticket.take_settled_ns() {
-            self.shared.meter.record_wake(self.shared.now_ns().saturating_sub(settled_ns));
-        }
-        match fate {
-            Fate::Acknowledged => Ok(()),
-            Fate::Failed => Err(self.shared.core().poison.clone().map_or(Error::Closed, Error::Poisoned)),
-        }
+        self.ticket.wait()
     }
 }
 
 impl Future for Pending {
     type Output = Result<()>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        self.ticket.poll(context.waker()).map(|fate| self.outcome(fate))
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let Pending { ticket, slot, .. } = &mut *self;
+        ticket.poll(context.waker(), slot)
     }
 }
 

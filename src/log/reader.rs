@@ -39,8 +39,8 @@ enum Place {
 
 fn place_of(core: &Core, index: u64) -> Result<Place> {
     core.check_readable(index)?;
-    if let Some(entry) = core.tail.get(index) {
-        return Ok(Place::Cached(entry.clone()));
+    if let Some(entry) = core.cached(index) {
+        return Ok(Place::Cached(entry));
     }
     let (handle, sequence) = handle_of(core, index)?;
     match core.sequencer.ledger.indexes.get(&sequence) {
@@ -161,7 +161,7 @@ fn known_term(shared: &Shared, index: u64) -> Result<Known> {
         return Ok(Known::Term(term));
     }
     core.check_readable(index)?;
-    match core.tail.get(index).map(|entry| entry.term).or(core.sequencer.ledger.term_of(index)) {
+    match core.cached(index).map(|entry| entry.term).or(core.sequencer.ledger.term_of(index)) {
         Some(term) => Ok(Known::Term(term)),
         None => handle_of(&core, index).map(|(handle, _)| Known::Sealed(handle)),
     }
@@ -196,7 +196,7 @@ fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec
         let core = shared.core();
         core.check_readable(range.start)?;
         let end = range.end.min(core.visible_next());
-        if core.tail.get(range.start).is_some() {
+        if core.cached(range.start).is_some() {
             return Ok(cached(&core, range.start..end, bytes_max));
         }
         let (handle, sequence) = handle_of(&core, range.start)?;
@@ -243,12 +243,12 @@ enum Offsets {
 fn cached(core: &Core, range: Range<u64>, bytes_max: usize) -> Vec<LogEntry> {
     let mut bytes = 0;
     let mut entries: Vec<LogEntry> = Vec::new();
-    for entry in range.map_while(|index| core.tail.get(index)) {
+    for entry in range.map_while(|index| core.cached(index)) {
         bytes += entry.command.len();
         if !entries.is_empty() && bytes > bytes_max {
             break;
         }
-        entries.push(entry.clone());
+        entries.push(entry);
     }
     entries
 }

@@ -1,106 +1,176 @@
-//! The tail cache: the newest entries in memory, so that a reader gets what it just appended without the disk.
+//! The tail cache: the newest closed frames in memory, so that a reader gets what it just appended without the disk.
 //!
-//! Invariants: the cached indexes are contiguous and end at the next index; an entry leaves from the front, and only
-//! once its frame is acknowledged, so every entry that is not readable on disk is here. What is not acknowledged is
-//! bounded by the queue, the rest by the limit given.
+//! It shares each frame's operations with the writer that encodes them, so keeping an entry costs nothing when it is
+//! appended. The frame that still grows is not here: the sequencer has it.
+//!
+//! Invariants: the cached indexes are contiguous and end where the growing frame begins; a frame leaves from the front,
+//! and only once it is acknowledged, so every entry that is not readable on disk is here or in the growing frame. What
+//! is not acknowledged is bounded by the queue, the rest by the limit given (and one frame).
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 
+use crate::engine::operations::Operations;
+use crate::engine::sequencer::Frame;
 use crate::entry::LogEntry;
-
-/// What an entry costs besides its payload, counted so that tiny payloads are bounded too.
-const ENTRY_BYTES: u64 = 80;
+use crate::format::frame::Operation;
 
 #[derive(Debug)]
 struct Cached {
-    entry: LogEntry,
     frame: u64,
+    /// Its entries that no later frame truncated or compacted.
+    live: Range<u64>,
+    operations: Arc<Operations>,
+    bytes: u64,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct TailCache {
-    entries: VecDeque<Cached>,
+    frames: VecDeque<Cached>,
+    /// Number of the newest frame that was added.
+    newest: u64,
     bytes: u64,
     bytes_max: u64,
 }
 
 impl TailCache {
     pub(crate) fn new(bytes_max: u64) -> TailCache {
-        TailCache { entries: VecDeque::new(), bytes: 0, bytes_max }
+        TailCache { frames: VecDeque::new(), newest: 0, bytes: 0, bytes_max }
     }
 
-    /// Adds the entry of a frame; one that does not continue the cached ones starts afresh.
-    pub(crate) fn push(&mut self, entry: LogEntry, frame: u64) {
-        if self.entries.back().is_some_and(|last| last.entry.index + 1 != entry.index) {
-            self.entries.clear();
+    /// Number of the newest frame that was added.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Adds a closed frame; one whose entries do not continue the cached ones starts afresh.
+    pub(crate) fn push(&mut self, frame: &Frame) {
+        self.newest = frame.number;
+        let live = frame.operations.live();
+        if live.is_empty() {
+            return;
+        }
+        if self.frames.back().is_some_and(|last| last.live.end != live.start) {
+            self.frames.clear();
             self.bytes = 0;
         }
-        self.bytes += cost(&entry);
-        self.entries.push_back(Cached { entry, frame });
+        let bytes = frame.memory_bytes();
+        self.bytes += bytes;
+        self.frames.push_back(Cached { frame: frame.number, live, operations: frame.operations.clone(), bytes });
     }
 
     pub(crate) fn truncate_from(&mut self, first_removed: u64) {
-        while let Some(gone) = self.entries.pop_back_if(|last| last.entry.index >= first_removed) {
-            self.bytes -= cost(&gone.entry);
+        while let Some(gone) = self.frames.pop_back_if(|last| last.live.start >= first_removed) {
+            self.bytes -= gone.bytes;
+        }
+        if let Some(last) = self.frames.back_mut() {
+            last.live.end = last.live.end.min(first_removed);
         }
     }
 
     /// Forgets what was compacted.
     pub(crate) fn compact_to(&mut self, index: u64) {
-        while let Some(gone) = self.entries.pop_front_if(|first| first.entry.index <= index) {
-            self.bytes -= cost(&gone.entry);
+        while let Some(gone) = self.frames.pop_front_if(|first| first.live.end - 1 <= index) {
+            self.bytes -= gone.bytes;
+        }
+        if let Some(first) = self.frames.front_mut() {
+            first.live.start = first.live.start.max(index + 1);
         }
     }
 
-    /// Lets go of the oldest entries above the limit, as far as their frames are acknowledged.
-    pub(crate) fn evict(&mut self, acknowledged: u64) {
+    /// Lets go of the oldest frames above the limit, as far as they are acknowledged. What it gives back is to be
+    /// dropped where nobody waits for it.
+    #[must_use]
+    pub(crate) fn evict(&mut self, acknowledged: u64) -> Vec<Arc<Operations>> {
+        let mut gone = Vec::new();
         while self.bytes > self.bytes_max {
-            match self.entries.pop_front_if(|first| first.frame <= acknowledged) {
-                Some(gone) => self.bytes -= cost(&gone.entry),
-                None => break,
-            }
+            let Some(oldest) = self.frames.pop_front_if(|first| first.frame <= acknowledged) else { break };
+            self.bytes -= oldest.bytes;
+            gone.push(oldest.operations);
         }
+        gone
     }
 
-    pub(crate) fn get(&self, index: u64) -> Option<&LogEntry> {
-        let first = self.entries.front()?.entry.index;
-        self.entries.get(usize::try_from(index.checked_sub(first)?).ok()?).map(|cached| &cached.entry)
+    pub(crate) fn get(&self, index: u64) -> Option<LogEntry> {
+        let at = self.frames.partition_point(|cached| cached.live.end <= index);
+        let cached = self.frames.get(at).filter(|cached| cached.live.contains(&index))?;
+        entry_of(&cached.operations, index)
     }
 }
 
-fn cost(entry: &LogEntry) -> u64 {
-    entry.command.len() as u64 + ENTRY_BYTES
+/// The entry of an index among a frame's operations.
+pub(crate) fn entry_of(operations: &Operations, index: u64) -> Option<LogEntry> {
+    match operations.entry(index) {
+        Some(Operation::Entry { index, term, timestamp, payload }) => {
+            Some(LogEntry { term: *term, index: *index, command: payload.clone(), timestamp: *timestamp })
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ledger::Ledger;
+    use crate::engine::sequencer::{Limits, Plot, Request, Sequencer, Start};
+    use crate::format::frame::FrameKind;
 
-    fn cache(indexes: std::ops::Range<u64>) -> TailCache {
-        let mut cache = TailCache::new(ENTRY_BYTES * 3);
-        indexes.for_each(|index| cache.push(LogEntry::new(1, index, "x"), index));
+    /// Closed frames of `count` entries each, indexes from `first` on.
+    fn frames(first: u64, count: usize, how_many: usize) -> Vec<Frame> {
+        let start = Start {
+            ledger: Ledger::default(),
+            active: Plot { sequence: 1, salt: 1, block_bytes: 4096, segment_bytes: 1 << 20 },
+            tail: 4096,
+            spares: Vec::new(),
+            next_number: first,
+            durable: (first - 1, None),
+            open_due: false,
+            last_kind: FrameKind::Open,
+        };
+        let limits = Limits { frame_bytes_max: 1 << 20, block_bytes: 4096, first_index: first };
+        let mut sequencer = Sequencer::new(start, limits);
+        let mut take = |_| {
+            let mut batch = vec![Request::Push("x".into()); count];
+            sequencer.accept(&mut batch, 0, &[]).unwrap();
+            sequencer.take_frame().unwrap()
+        };
+        (0..how_many).map(&mut take).collect()
+    }
+
+    /// Frames 10..=14 with indexes 10..25.
+    fn cache() -> TailCache {
+        let frames = frames(10, 3, 5);
+        let mut cache = TailCache::new(2 * frames[0].memory_bytes());
+        frames.iter().for_each(|frame| cache.push(frame));
         cache
     }
 
+    fn cached(cache: &TailCache) -> Vec<u64> {
+        (0..100).filter_map(|index| cache.get(index)).map(|entry| entry.index).collect()
+    }
+
     #[test]
-    fn only_acknowledged_entries_leave() {
-        let mut cache = cache(10..20);
-        cache.evict(12);
-        assert!(cache.get(12).is_none() && cache.get(13).is_some());
-        cache.evict(100);
-        assert!(cache.get(17).is_none() && cache.get(18).is_some() && cache.get(20).is_none());
+    fn only_acknowledged_frames_leave() {
+        let mut cache = cache();
+        assert_eq!(cache.evict(11).len(), 2);
+        assert_eq!(cached(&cache), (16..25).collect::<Vec<_>>());
+        assert_eq!(cache.evict(100).len(), 1);
+        assert_eq!(cached(&cache), (19..25).collect::<Vec<_>>());
     }
 
     #[test]
     fn truncation_compaction_and_jumps_keep_the_cache_contiguous() {
-        let mut cache = cache(10..20);
-        cache.truncate_from(15);
-        cache.compact_to(11);
-        assert!(cache.get(15).is_none() && cache.get(11).is_none());
-        assert_eq!(cache.get(12).map(|entry| entry.index), Some(12));
-        cache.push(LogEntry::new(1, 100, "x"), 30);
-        assert!(cache.get(12).is_none());
-        assert_eq!((cache.get(100).map(|entry| entry.index), cache.bytes), (Some(100), ENTRY_BYTES + 1));
+        let mut cache = cache();
+        cache.truncate_from(20);
+        cache.compact_to(10);
+        assert_eq!(cached(&cache), (11..20).collect::<Vec<_>>());
+        cache.compact_to(12);
+        assert_eq!(cached(&cache), (13..20).collect::<Vec<_>>());
+        cache.push(&frames(50, 1, 1)[0]);
+        assert_eq!((cached(&cache), cache.newest()), (vec![50], 50));
+        cache.compact_to(90);
+        assert_eq!((cached(&cache), cache.bytes), (vec![], 0));
     }
 }

@@ -14,15 +14,15 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::ack::Fate;
 use super::core::{Callback, Core, Shared, ToWriter, Waiting, WriterState};
 use crate::config::{Durability, Wait};
 use crate::disk::{AlignedBuf, Completion, Driver, Operation, PollWait};
-use crate::engine::pipeline::{GATHER_BYTES, Pipeline, Progress};
+use crate::engine::pipeline::{Offer, Pipeline, Progress, Step};
 use crate::engine::sequencer::Frame;
 use crate::error::Error;
 use crate::format::frame::FrameKind;
@@ -109,7 +109,6 @@ impl Writer {
             while let Ok(message) = self.inbox.try_recv() {
                 self.on_message(&message);
             }
-            self.notice_poison();
             self.submit_ready();
             self.sync_if_due();
             if !self.pipeline.is_idle() {
@@ -130,13 +129,6 @@ impl Writer {
         }
     }
 
-    /// A failure elsewhere (the helper's, a directory that is gone) ends the writing as one of its own would.
-    fn notice_poison(&mut self) {
-        if !self.has_failed && self.shared.core().poison.is_some() {
-            self.fail(None);
-        }
-    }
-
     /// Submits frames as long as the pipeline takes them.
     fn submit_ready(&mut self) {
         while let Some((frame, queued_since)) = self.next_frame() {
@@ -154,39 +146,65 @@ impl Writer {
 
     /// Takes the next frame if it may go now; else says under the lock what is worth waking up for.
     fn next_frame(&mut self) -> Option<(Frame, Option<Instant>)> {
-        if self.has_failed {
-            return None;
+        loop {
+            if self.has_failed {
+                return None;
+            }
+            let shared = self.shared.clone();
+            let mut core = shared.core();
+            if let Some(late) = core.take_late_callbacks() {
+                drop(core);
+                settle_one(late, 0, &Outcome::Acknowledged);
+                continue;
+            }
+            if core.poison.is_some() {
+                // A failure elsewhere (the helper's, a directory that is gone) ends the writing as one of its own would.
+                drop(core);
+                self.fail(None);
+                continue;
+            }
+            match self.next_step(&core) {
+                Step::Go => {
+                    core.writer = WriterState::Awake;
+                    return core.take_frame(&shared);
+                }
+                Step::Hold { until_ns, calls } => {
+                    core.writer = WriterState::Awake;
+                    drop(core);
+                    self.hold(until_ns, calls);
+                }
+                Step::Wait { worth_bytes } => {
+                    core.writer = match self.pipeline.is_idle() {
+                        true => WriterState::Awake,
+                        false => WriterState::Waiting { worth_bytes },
+                    };
+                    return None;
+                }
+            }
         }
-        let mut core = self.shared.core();
-        while let Some(late) = core.take_late_callbacks() {
-            drop(core);
-            settle_one(late, Fate::Acknowledged, 0, || Ok(()));
-            core = self.shared.core();
-        }
-        if !self.may_go(&core) {
-            let room = self.pipeline.admits(GATHER_BYTES, false);
-            let worth_bytes = if room { GATHER_BYTES } else { u64::MAX };
-            core.writer = match self.pipeline.is_idle() {
-                true => WriterState::Awake,
-                false => WriterState::Waiting { worth_bytes },
-            };
-            return None;
-        }
-        core.writer = WriterState::Awake;
-        let frame = core.sequencer.take_frame()?;
-        let queued_since =
-            if core.sequencer.peek_frame().is_none() { core.pending_since.take() } else { core.pending_since };
-        Some((frame, queued_since))
     }
 
-    /// Whether there is a frame that may be submitted now: the pipeline takes it, and it has nothing to gain by waiting.
-    fn may_go(&self, core: &Core) -> bool {
-        core.sequencer.peek_frame().is_some_and(|(bytes, alone)| {
-            let is_full = core.sequencer.has_closed();
-            let lingered = core.pending_since.is_none_or(|since| since.elapsed() >= self.shared.config.linger);
-            let is_ripe = is_full || self.is_closing || (lingered && !self.pipeline.gathers(bytes));
-            self.pipeline.admits(bytes, alone) && is_ripe
-        })
+    /// What to do with the next frame; where there is none, what would make one worth sending.
+    fn next_step(&self, core: &Core) -> Step {
+        let Some((bytes, goes_alone)) = core.sequencer.peek_frame() else {
+            return Step::Wait { worth_bytes: self.pipeline.worth_bytes() };
+        };
+        let is_closed = core.sequencer.has_closed() || self.is_closing;
+        let calls = core.sequencer.next_calls();
+        let linger = self.shared.config.linger;
+        let lingers = !is_closed && core.pending_since.is_some_and(|since| since.elapsed() < linger);
+        if lingers && !linger.is_zero() && self.pipeline.admits(bytes, goes_alone) {
+            return Step::Wait { worth_bytes: self.pipeline.worth_bytes() };
+        }
+        self.pipeline.next_step(self.shared.now_ns(), Offer { bytes, calls, goes_alone, is_closed })
+    }
+
+    /// Lets other threads run until so many calls have joined the pending frame or the time has come: those that were
+    /// just woken want this CPU. Sleeping would cost the machine more, and take longer than what is waited for.
+    fn hold(&self, until_ns: u64, calls: u64) {
+        while self.shared.next_calls.load(Ordering::Relaxed) < calls && self.shared.now_ns() < until_ns {
+            std::thread::yield_now();
+        }
     }
 
     fn submit(&mut self, frame: Frame, queued_since: Option<Instant>) -> Result<(), Error> {
@@ -197,13 +215,13 @@ impl Writer {
         self.attach(frame.plot.sequence)?;
         let bytes = frame.padded_bytes() as usize;
         let mut buffer = self.take_buffer(bytes);
-        self.pipeline.encode(&frame, &mut buffer[..bytes]);
+        self.pipeline.encode(&frame, &mut buffer[..bytes], self.shared.now_ns());
         let submitted_at = Instant::now();
         let stats = FrameStats {
             is_data: frame.kind == FrameKind::Data,
             is_mark: frame.kind == FrameKind::Mark,
             entries: frame.entry_count.into(),
-            payload_bytes: frame.payload_bytes(),
+            payload_bytes: frame.payload_bytes,
             padded_bytes: bytes as u64,
             queue_wait_ns: queued_since.map_or(0, |since| started.duration_since(since).as_nanos() as u64),
             encode_ns: submitted_at.duration_since(started).as_nanos() as u64,
@@ -293,7 +311,8 @@ impl Writer {
     }
 
     fn on_written(&mut self, number: u64) {
-        self.pipeline.on_written(number);
+        self.pipeline.on_written(number, self.shared.now_ns());
+        self.shared.waiters.write_ns.store(self.pipeline.write_ns(), Ordering::Relaxed);
         if let Some(flight) = self.in_flight.remove(&number) {
             let write_ns = flight.submitted_at.elapsed().as_nanos() as u64;
             self.shared.meter.record_frame(&FrameStats { write_ns, ..flight.stats });
@@ -314,7 +333,7 @@ impl Writer {
         let mut ready = Vec::new();
         let mut syncs = Vec::new();
         let shared = self.shared.clone();
-        {
+        let evicted = {
             let mut core = shared.core();
             core.sequencer.on_acknowledged(progress.written);
             core.sequencer.on_durable(progress.durable);
@@ -324,20 +343,24 @@ impl Writer {
             while let Some((_, ticket)) = core.syncs.pop_front_if(|(number, _)| *number <= progress.durable) {
                 syncs.push(ticket);
             }
-            core.tail.evict(progress.written);
-            core.notify_subscribers(|subscriber| {
-                subscriber.on_durable(progress.durable);
-                subscriber.waits_for_durable()
-            });
+            if !core.subscribers.is_empty() {
+                core.notify_subscribers(|subscriber| {
+                    subscriber.on_durable(progress.durable);
+                    subscriber.waits_for_durable()
+                });
+            }
             self.shared.notify_room(&mut core);
             self.seal_ready(&mut core, progress.durable);
             if core.sequencer.droppable().is_some() {
                 self.shared.wake_helper();
             }
-        }
+            core.tail.evict(progress.written)
+        };
         let now_ns = self.shared.now_ns();
-        syncs.iter().for_each(|ticket| ticket.settle(Fate::Acknowledged, 0));
-        ready.into_iter().for_each(|waiting| settle_one(waiting, Fate::Acknowledged, now_ns, || Ok(())));
+        syncs.iter().for_each(|ticket| ticket.acknowledge(0));
+        ready.into_iter().for_each(|waiting| settle_one(waiting, now_ns, &Outcome::Acknowledged));
+        // Last, since nobody waits for it.
+        drop(evicted);
     }
 
     /// Hands segments whose last frame is durable to the helper; nothing will be written to them any more.
@@ -365,11 +388,11 @@ impl Writer {
         };
         self.has_failed = true;
         let Some(cause) = cause else { return };
-        syncs.iter().for_each(|(_, ticket)| ticket.settle(Fate::Failed, 0));
+        syncs.iter().for_each(|(_, ticket)| ticket.fail(cause.clone()));
         for waiting in waiting {
             match waiting.number <= acknowledged {
-                true => settle_one(waiting, Fate::Acknowledged, 0, || Ok(())),
-                false => settle_one(waiting, Fate::Failed, 0, || Err(Error::Poisoned(cause.clone()))),
+                true => settle_one(waiting, 0, &Outcome::Acknowledged),
+                false => settle_one(waiting, 0, &Outcome::Failed(cause.clone())),
             }
         }
     }
@@ -382,8 +405,11 @@ impl Writer {
         };
         let Progress { written, durable } = self.pipeline.progress();
         let rolled = durable < self.sync_through && self.sync_through <= written;
+        if !self.pipeline.has_unsynced() {
+            return;
+        }
         let asked = rolled || self.is_closing || self.pipeline.barrier_waits() || self.sync_asked();
-        if !(asked && self.pipeline.has_unsynced() || by_timer && self.pipeline.wants_sync()) {
+        if !(asked || by_timer && self.pipeline.wants_sync()) {
             return;
         }
         if let Some(segments) = self.pipeline.begin_sync() {
@@ -417,12 +443,13 @@ impl Writer {
     /// Whether the next frame could be submitted now.
     fn has_work(&self) -> bool {
         let core = self.shared.core();
-        !self.has_failed && self.may_go(&core) || self.is_called(&core)
+        !self.has_failed && !matches!(self.next_step(&core), Step::Wait { .. }) || self.is_called(&core)
     }
 
     /// Nothing is in flight and nothing to submit: sleeps until a message comes or something is due by time.
     fn sleep_idle(&mut self) {
         if let Wait::Spin(limit) = self.shared.config.wait
+            && self.shared.config.linger.is_zero()
             && self.spin_idle(limit)
         {
             return;
@@ -460,10 +487,16 @@ impl Writer {
     fn spin_idle(&mut self, limit: Duration) -> bool {
         let start = Instant::now();
         while start.elapsed() < limit {
-            if !self.inbox.is_empty() || self.has_work() {
+            // Frames and messages are seen without the lock, which callers want; the rest is looked for now and then.
+            for _ in 0..256 {
+                if self.shared.next_calls.load(Ordering::Relaxed) > 0 || !self.inbox.is_empty() {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if self.has_work() {
                 return true;
             }
-            std::hint::spin_loop();
         }
         false
     }
@@ -520,9 +553,22 @@ impl Writer {
     }
 }
 
+/// How a frame ended.
+enum Outcome {
+    Acknowledged,
+    Failed(Arc<Error>),
+}
+
 /// Settles one frame: its waiters by one wake, then its callbacks.
-fn settle_one(waiting: Waiting, fate: Fate, now_ns: u64, result: impl Fn() -> Result<(), Error>) {
-    waiting.ticket.settle(fate, now_ns);
+fn settle_one(waiting: Waiting, now_ns: u64, outcome: &Outcome) {
+    match outcome {
+        Outcome::Acknowledged => waiting.ticket.acknowledge(now_ns),
+        Outcome::Failed(cause) => waiting.ticket.fail(cause.clone()),
+    }
+    let result = || match outcome {
+        Outcome::Acknowledged => Ok(()),
+        Outcome::Failed(cause) => Err(Error::Poisoned(cause.clone())),
+    };
     waiting.callbacks.into_iter().for_each(|callback| run_callback(callback, result()));
 }
 

@@ -208,9 +208,9 @@ impl LocalLog {
     /// Accepts a batch into the pending frame, making a spare segment where there is no room without one.
     pub(crate) fn submit(&mut self, batch: &[Request]) -> Result<Accepted> {
         self.check_alive()?;
-        let mut hints = Vec::new();
+        let (mut batch, mut hints) = (batch.to_vec(), Vec::new());
         loop {
-            match self.sequencer.accept(batch, 0, &hints) {
+            match self.sequencer.accept(&mut batch, 0, &hints) {
                 Ok(accepted) => return Ok(accepted),
                 Err(Refusal::Error(error)) => return Err(error),
                 Err(Refusal::NeedTerm(index)) => hints.push((index, self.stored_term(index)?)),
@@ -257,7 +257,7 @@ impl LocalLog {
         let bytes = frame.padded_bytes() as usize;
         let mut buffer = self.buffer(bytes);
         self.watermarks.push_back((frame.number, self.pipeline.progress().durable));
-        self.pipeline.encode(&frame, &mut buffer[..bytes]);
+        self.pipeline.encode(&frame, &mut buffer[..bytes], 0);
         let (token, file, offset) = (frame.number, frame.plot.sequence, frame.offset);
         self.driver.submit(Operation::Write { token, file, offset, buffer, bytes });
         self.settle(self.pipeline.progress());
@@ -330,7 +330,7 @@ impl LocalLog {
         self.buffers.extend(buffer);
         match result {
             Ok(()) if token == SYNC_TOKEN => drop(self.pipeline.on_synced()),
-            Ok(()) => drop(self.pipeline.on_written(token)),
+            Ok(()) => drop(self.pipeline.on_written(token, 0)),
             Err(source) => {
                 if token == SYNC_TOKEN {
                     self.pipeline.on_sync_failed();
