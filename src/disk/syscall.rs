@@ -79,7 +79,9 @@ impl Driver for SyscallDriver {
                 done.extend(queued.into_iter().map(|operation| self.perform(operation)));
                 self.bell.silence();
             }
-            PollWait::No => done.extend(queued.into_iter().map(|operation| self.perform(operation))),
+            PollWait::No | PollWait::Spin(_) => {
+                done.extend(queued.into_iter().map(|operation| self.perform(operation)))
+            }
         }
     }
 

@@ -108,8 +108,16 @@ impl Ring {
     }
 
     /// Runs the runtime: starts `operations`, hands them to the kernel, and goes on until there is a completion, the
-    /// bell rang or the time has come; without a bell, only until all that is complete was taken note of.
-    fn turn(&mut self, operations: Vec<Start>, shared: &Rc<Shared>, bell: Option<&Bell>, until: Instant) {
+    /// bell rang or the time has come; without a bell, only until all that is complete was taken note of. With `spin`
+    /// it then looks on without sleeping.
+    fn turn(
+        &mut self,
+        operations: Vec<Start>,
+        shared: &Rc<Shared>,
+        bell: Option<&Bell>,
+        until: Instant,
+        spin: Option<Spin<'_>>,
+    ) {
         self.nudges += 1;
         self.heartbeat.as_mut().reset(until.into());
         let mut turn = Turn {
@@ -125,7 +133,25 @@ impl Ring {
         self.runtime.block_on(async move {
             operations.into_iter().for_each(|start| start.spawn(shared));
             std::future::poll_fn(|context| turn.poll(context)).await;
+            if let Some(spin) = spin {
+                spin.run(shared).await;
+            }
         });
+    }
+}
+
+/// Looking for completions without sleeping.
+struct Spin<'a> {
+    bell: &'a Bell,
+    until: Instant,
+}
+
+impl Spin<'_> {
+    async fn run(self, shared: &Shared) {
+        while shared.done.borrow().is_empty() && !self.bell.has_rung() && Instant::now() < self.until {
+            // Each time round the runtime asks the kernel once for what is complete; it does not park.
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -367,11 +393,12 @@ impl UringDriver {
     }
 
     /// Turns the runtime once. A panic inside it abandons it: its state can no longer be trusted.
-    fn turn(&mut self, until: Instant, wait: bool) {
+    fn turn(&mut self, until: Instant, wait: bool, spin_until: Option<Instant>) {
         let Some(ring) = self.ring.as_mut() else { return };
         let (operations, shared) = (std::mem::take(&mut self.queued), &self.shared);
         let bell = wait.then_some(&*self.bell);
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| ring.turn(operations, shared, bell, until)));
+        let spin = spin_until.map(|until| Spin { bell: &self.bell, until });
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| ring.turn(operations, shared, bell, until, spin)));
         if outcome.is_err() {
             tracing::error!(path = %self.path.display(), "the io_uring runtime panicked: its buffers are leaked");
             self.abandon();
@@ -393,7 +420,7 @@ impl UringDriver {
         let deadline = Instant::now().checked_add(limit);
         loop {
             let beat = Instant::now() + HEARTBEAT;
-            self.turn(deadline.map_or(beat, |deadline| deadline.min(beat)), true);
+            self.turn(deadline.map_or(beat, |deadline| deadline.min(beat)), true, None);
             let rung = self.bell.silence();
             if rung || !self.shared.done.borrow().is_empty() {
                 return;
@@ -455,8 +482,12 @@ impl Driver for UringDriver {
         match wait {
             PollWait::AtMost(limit) if self.outstanding.is_empty() => self.bell.park(limit),
             PollWait::AtMost(limit) => self.wait(limit),
-            PollWait::No if self.has_work() => self.turn(Instant::now() + HEARTBEAT, false),
-            PollWait::No => {}
+            PollWait::No if self.has_work() => self.turn(Instant::now() + HEARTBEAT, false, None),
+            PollWait::Spin(limit) if self.has_work() => {
+                let now = Instant::now();
+                self.turn(now + HEARTBEAT, false, Some(now + limit));
+            }
+            PollWait::No | PollWait::Spin(_) => {}
         }
         self.collect(done);
     }

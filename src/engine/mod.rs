@@ -6,6 +6,7 @@
 //! - [`sequencer`]: batches in, frames out: who joins which frame, where it lies, when to roll.
 //! - [`operations`]: the operations of one frame, and which entry among them an index means.
 //! - [`gather`]: whether a frame should wait for the callers that were acknowledged just now.
+//! - [`pace`]: how fast a spare segment is filled beside appends.
 //! - [`pipeline`]: frames in, writes and acknowledgements out: how many at once, in which order acks may leave.
 //! - [`recovery`]: the table that decides whether a frame is next, torn, stale or corrupt.
 //!
@@ -15,6 +16,7 @@
 pub(crate) mod gather;
 pub(crate) mod ledger;
 pub(crate) mod operations;
+pub(crate) mod pace;
 pub(crate) mod pipeline;
 pub(crate) mod plant;
 pub(crate) mod ranges;

@@ -22,6 +22,7 @@ use super::subscribe::Subscriber;
 use super::tail::{self, TailCache};
 use crate::config::Config;
 use crate::disk::{Alarm, Disk, DiskFile};
+use crate::engine::pace::Appends;
 use crate::engine::sequencer::{Accepted, Frame, Refusal, Request, Sequencer};
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
@@ -321,6 +322,15 @@ impl Core {
             Err(Error::Compacted { first: visible.start })
         } else {
             Ok(())
+        }
+    }
+
+    /// What the appends are doing, for the filling of a spare beside them.
+    pub(crate) fn appends(&self) -> Appends {
+        Appends {
+            are_under_way: self.sequencer.last_number() > self.sequencer.acknowledged(),
+            wait_for_room: self.has_room_waiters(),
+            used_bytes: self.sequencer.tail(),
         }
     }
 

@@ -7,17 +7,22 @@
 //! be waiting for it.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use super::core::{Shared, ToHelper};
+use super::core::{Core, Shared, ToHelper};
 use crate::config::Durability;
+use crate::engine::pace::{self, Pace};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::format::segment::SegmentHeader;
 use crate::segment::recover;
 use crate::segment::sealed::{self, SegmentHandle};
 use crate::segment::spare;
+
+/// How long the filling of a spare rests where it is ahead of the appends.
+const REST: Duration = Duration::from_millis(1);
 
 pub(crate) struct Helper {
     shared: Arc<Shared>,
@@ -102,10 +107,12 @@ impl Helper {
     fn make_spare(&self, recycled: Option<u64>) -> bool {
         let (sequence, segment_bytes) = {
             let mut core = self.shared.core();
-            let wanted = self.shared.config.spare_segments + core.sequencer.extra_spares();
+            let extra = recycled.map_or(0, |_| spare::RECYCLED_EXTRA);
+            let wanted = self.shared.config.spare_segments + core.sequencer.extra_spares() + extra;
             let enough = core.sequencer.spare_count() >= wanted;
             let next = core.sequencer.next_spare();
-            let Some(sequence) = next.filter(|_| !enough && core.poison.is_none()) else {
+            let is_over = core.poison.is_some() || core.is_closed;
+            let Some(sequence) = next.filter(|_| !enough && !is_over) else {
                 core.spare.is_wanted = false;
                 if next.is_none() {
                     // At the end of the sequence numbers there is no room, and waiting for it must end.
@@ -120,17 +127,50 @@ impl Helper {
         };
         let made = self.make(sequence, segment_bytes, recycled).map_err(|error| self.gone_or(error));
         let mut core = self.shared.core();
+        if let Ok(None) = made {
+            // Given up for something better; whether one is still wanted is asked again.
+            return true;
+        }
         core.spare.attempts += 1;
         core.spare.is_wanted = false;
         core.spare.no_space = false;
         let done = made.is_ok();
         match made {
-            Ok(spare) => self.shared.add_spare(&mut core, spare),
+            Ok(spare) => spare.into_iter().for_each(|spare| self.shared.add_spare(&mut core, spare)),
             Err(error) if error.is_out_of_space() => core.spare.no_space = true,
             Err(error) => self.shared.poison(&mut core, error),
         }
         self.shared.notify_room(&mut core);
         done
+    }
+
+    /// Says how large the next piece of a spare's zeros may be; while the filling is ahead of the appends, the other
+    /// work is done meanwhile. `None` where filling is not worth going on with.
+    fn pace(&self, filled_bytes: u64, segment_bytes: u64) -> Option<usize> {
+        loop {
+            let (appends, is_better_given_up) = {
+                let core = self.shared.core();
+                (core.appends(), core.is_closed || core.poison.is_some() || self.can_recycle(&core))
+            };
+            if is_better_given_up && filled_bytes < segment_bytes / 4 * 3 {
+                return None;
+            }
+            match pace::pace(filled_bytes, segment_bytes, &appends) {
+                Pace::Write(piece) => return Some(piece),
+                Pace::Rest => {
+                    self.seal_one();
+                    self.write_slot();
+                    std::thread::sleep(REST);
+                }
+            }
+        }
+    }
+
+    /// Whether a segment may go now that could be the spare.
+    fn can_recycle(&self, core: &Core) -> bool {
+        let oldest = core.sequencer.droppable().and_then(|sequence| core.handles.get(&sequence));
+        // The core's own hold is the only one.
+        oldest.is_some_and(|oldest| Arc::strong_count(oldest) == 1)
     }
 
     /// A directory that goes away in the midst of the work is the cause of whatever failed then.
@@ -139,7 +179,8 @@ impl Helper {
         if disk.is_in_place() { error } else { Error::DirectoryGone { path: disk.path().into() } }
     }
 
-    fn make(&self, sequence: u64, segment_bytes: u64, recycled: Option<u64>) -> Result<spare::OpenSegment> {
+    /// `None` where it was given up.
+    fn make(&self, sequence: u64, segment_bytes: u64, recycled: Option<u64>) -> Result<Option<spare::OpenSegment>> {
         let disk = &*self.shared.disk;
         if !disk.is_in_place() {
             return Err(Error::DirectoryGone { path: disk.path().into() });
@@ -150,9 +191,9 @@ impl Helper {
         match recycled {
             Some(old) => {
                 self.shared.count(&self.shared.meter.recycled);
-                spare::recycle(disk, old, &header, durable_writes)
+                spare::recycle(disk, old, &header, durable_writes).map(Some)
             }
-            None => spare::make(disk, &header, durable_writes),
+            None => spare::make(disk, &header, durable_writes, &mut |filled| self.pace(filled, segment_bytes)),
         }
     }
 

@@ -42,6 +42,9 @@ pub(crate) fn in_callback() -> bool {
 /// Longest wait for completions before the writer looks around: a lost wake-up would show as a delay, not as a hang.
 const POLL_MAX: Duration = Duration::from_millis(500);
 
+/// A write that takes longer than so many times what may be spun is slept through: it is not worth a CPU.
+const SPIN_PARTS_MAX: u32 = 4;
+
 /// Buffers kept for reuse.
 const BUFFERS_MAX: usize = 8;
 
@@ -112,7 +115,7 @@ impl Writer {
             self.submit_ready();
             self.sync_if_due();
             if !self.pipeline.is_idle() {
-                self.driver.poll(PollWait::AtMost(self.poll_limit()), &mut done);
+                self.await_completions(&mut done);
                 self.on_completions(&mut done);
             } else if self.is_closing && self.finish_closing() {
                 return;
@@ -422,6 +425,24 @@ impl Writer {
 
     fn sync_asked(&self) -> bool {
         !self.shared.core().syncs.is_empty()
+    }
+
+    fn await_completions(&mut self, done: &mut Vec<Completion>) {
+        if let Some(limit) = self.spin_limit() {
+            self.driver.poll(PollWait::Spin(limit), done);
+            // A ring that ended the spinning counts as taken note of: what it is about is looked for by the caller.
+            if !done.is_empty() || self.has_work() {
+                return;
+            }
+        }
+        self.driver.poll(PollWait::AtMost(self.poll_limit()), done);
+    }
+
+    /// How long to spin for completions: through a write that usually takes no more than a few times the limit.
+    fn spin_limit(&self) -> Option<Duration> {
+        let Wait::Spin(limit) = self.shared.config.wait else { return None };
+        let write = Duration::from_nanos(self.pipeline.write_ns());
+        (write <= SPIN_PARTS_MAX * limit).then_some(write + limit / 2)
     }
 
     fn poll_limit(&self) -> Duration {

@@ -14,13 +14,24 @@
 use std::sync::Arc;
 
 use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
+use crate::engine::pace::PIECE_BYTES;
 use crate::engine::sequencer::Plot;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::format::segment::SegmentHeader;
 
-/// How much is zero-filled by one write.
-const FILL_BYTES: usize = 1 << 20;
+/// Spares beyond those asked for that are made of dropped segments: compaction drops several at once and rarely just when
+/// a spare is wanted, and a recycled spare saves writing a segment of zeros.
+pub(crate) const RECYCLED_EXTRA: usize = 2;
+
+/// Says, after so many bytes were filled, how large the next piece may be; `None` gives the work up. It may take its
+/// time.
+pub(crate) type Pacer<'a> = &'a mut dyn FnMut(u64) -> Option<usize>;
+
+/// As fast as it goes.
+pub(crate) fn at_once(_filled_bytes: u64) -> Option<usize> {
+    Some(PIECE_BYTES)
+}
 
 /// A segment and the file it is written through.
 #[derive(Clone)]
@@ -36,15 +47,23 @@ impl OpenSegment {
     }
 }
 
-/// Makes a segment from nothing.
+/// Makes a segment from nothing, at the given pace; `None` where the pacer gave it up.
 ///
 /// # Errors
 ///
 /// [`Error::NoSpace`] where the disk is full; nothing stays behind then.
-pub(crate) fn make(disk: &dyn Disk, header: &SegmentHeader, durable_writes: bool) -> Result<OpenSegment> {
+pub(crate) fn make(
+    disk: &dyn Disk,
+    header: &SegmentHeader,
+    durable_writes: bool,
+    pacer: Pacer<'_>,
+) -> Result<Option<OpenSegment>> {
     let temporary = names::temporary(&names::segment(header.sequence));
-    let made = fill(disk, &temporary, header).and_then(|()| publish(disk, &temporary, header, durable_writes));
-    if made.is_err() {
+    let made = fill(disk, &temporary, header, pacer).and_then(|is_full| match is_full {
+        true => publish(disk, &temporary, header, durable_writes).map(Some),
+        false => Ok(None),
+    });
+    if !matches!(made, Ok(Some(_))) {
         // A left-over is harmless but would keep the space that just proved scarce.
         let _ = disk.remove(&temporary);
     }
@@ -74,7 +93,8 @@ pub(crate) fn remove(disk: &dyn Disk, sequence: u64) -> Result<()> {
     disk.remove(&name).map_err(Error::io("remove", disk.path_of(&name)))
 }
 
-fn fill(disk: &dyn Disk, temporary: &str, header: &SegmentHeader) -> Result<()> {
+/// Allocates a file and fills it with zeros; whether it was not given up.
+fn fill(disk: &dyn Disk, temporary: &str, header: &SegmentHeader, pacer: Pacer<'_>) -> Result<bool> {
     let path = disk.path_of(temporary);
     let full = |action| {
         let wrap = Error::io(action, &path);
@@ -85,14 +105,15 @@ fn fill(disk: &dyn Disk, temporary: &str, header: &SegmentHeader) -> Result<()> 
     };
     let file = disk.open(temporary, Access::CreateSegment).map_err(full("create"))?;
     file.allocate(header.segment_bytes).map_err(full("allocate"))?;
-    let zeros = AlignedBuf::zeroed(FILL_BYTES.min(header.segment_bytes as usize));
+    let zeros = AlignedBuf::zeroed(PIECE_BYTES.min(header.segment_bytes as usize));
     let mut offset = 0;
     while offset < header.segment_bytes {
-        let bytes = (zeros.len() as u64).min(header.segment_bytes - offset);
+        let Some(piece) = pacer(offset) else { return Ok(false) };
+        let bytes = (zeros.len().min(piece) as u64).min(header.segment_bytes - offset);
         file.write_at(&zeros[..bytes as usize], offset).map_err(full("zero-fill"))?;
         offset += bytes;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn publish(disk: &dyn Disk, temporary: &str, header: &SegmentHeader, durable_writes: bool) -> Result<OpenSegment> {

@@ -378,9 +378,10 @@ impl LocalLog {
         Ok(is_wanted)
     }
 
-    /// Whether fewer spares stand ready than the settings want.
+    /// Whether fewer spares stand ready than the settings want, or a dropped segment can be recycled into one more.
     pub fn wants_spare(&self) -> bool {
-        self.sequencer.spare_count() < self.config.spare_segments
+        let recycled = if self.dropped.is_empty() { 0 } else { spare::RECYCLED_EXTRA };
+        self.sequencer.spare_count() < self.config.spare_segments + recycled
     }
 
     fn add_spare(&mut self) -> Result<()> {
@@ -395,7 +396,10 @@ impl LocalLog {
         let durable_writes = self.config.durability == Durability::Sync;
         let spare = match self.dropped.pop_front() {
             Some(old) => spare::recycle(&*self.disk, old, &header, durable_writes)?,
-            None => spare::make(&*self.disk, &header, durable_writes)?,
+            None => match spare::make(&*self.disk, &header, durable_writes, &mut spare::at_once)? {
+                Some(spare) => spare,
+                None => unreachable!("this pacer gives nothing up"),
+            },
         };
         let plot = spare.plot();
         self.attach(spare)?;
