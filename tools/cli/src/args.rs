@@ -32,6 +32,16 @@ pub(crate) enum Command {
 /// Options of `ringwal bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchArgs {
+    /// Run the whole table of loads, each against its bar, in place of the one load that the options describe
+    #[arg(long, conflicts_with_all = ["producers", "window", "payload", "batch", "durability", "segment_size", "retain",
+        "wait", "keep"])]
+    pub(crate) suite: bool,
+    /// Rows of the suite to run: names or parts of names, with commas between them [default: all]
+    #[arg(long, value_name = "LIST", requires = "suite", value_delimiter = ',')]
+    pub(crate) rows: Vec<String>,
+    /// How large the suite's logs are that are opened; the one that is read through takes as much, up to 1 GiB
+    #[arg(long, value_name = "SIZE", default_value = "10GB", requires = "suite", value_parser = size)]
+    pub(crate) open_bytes: u64,
     /// Where to make the log and the floor's files: empty or not there yet [default: a new directory under target/, or
     /// under the temporary directory]
     #[arg(long, value_name = "DIR")]

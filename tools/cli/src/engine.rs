@@ -2,7 +2,6 @@
 //!
 //! Everything else in the tool goes through here, so a change of the library's interface is followed in one file.
 
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -10,8 +9,8 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 pub(crate) use ringwal::disk::AlignedBuf;
-use ringwal::{Batch, Log, LogState};
-pub(crate) use ringwal::{Config, Durability, IoChoice, Pending, SegmentInfo, SegmentRole, Wait};
+pub(crate) use ringwal::{Batch, Config, Durability, IoChoice, Pending, SegmentInfo, SegmentRole, Wait};
+use ringwal::{Log, LogState};
 
 /// A log that is being measured. Clones share it.
 #[derive(Clone)]
@@ -38,20 +37,9 @@ impl Target {
         Ok(Target { log })
     }
 
-    /// Appends and waits for the ack.
-    pub(crate) fn append(&self, payload: Bytes) -> Result<Range<u64>> {
-        let index = self.log.append(payload)?;
-        Ok(index..index.saturating_add(1))
-    }
-
-    /// Appends a batch and waits for its ack.
-    pub(crate) fn write(&self, payloads: impl Iterator<Item = Bytes>) -> Result<Range<u64>> {
-        Ok(self.log.write(batch(payloads))?)
-    }
-
     /// Hands in a batch without waiting for its ack.
-    pub(crate) fn submit(&self, payloads: impl Iterator<Item = Bytes>) -> Result<Pending> {
-        Ok(self.log.submit(batch(payloads))?)
+    pub(crate) fn submit(&self, batch: Batch) -> Result<Pending> {
+        Ok(self.log.submit(batch)?)
     }
 
     /// Drops everything up to and including `upto`.
@@ -108,10 +96,6 @@ impl Target {
     pub(crate) fn close(self) -> Result<()> {
         self.log.close().context("cannot close the log")
     }
-}
-
-fn batch(payloads: impl Iterator<Item = Bytes>) -> Batch {
-    payloads.fold(Batch::new(), |batch, payload| batch.push(payload))
 }
 
 /// What a read-only look at a log shows.

@@ -95,6 +95,39 @@ fn a_short_bench_verifies_everything_and_its_log_can_be_inspected() {
     assert!(inspected.status.success() && shown.contains(&format!("index {verified}, term 0")), "{shown}");
 }
 
+#[test]
+fn a_suite_of_two_rows_gives_bars_figures_and_verdicts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, json) = (dir.path().join("suite"), dir.path().join("suite.json"));
+    let place_text = place.to_str().unwrap();
+    let options = ["--suite", "--rows", "producers-16,batch-100", "--seconds", "1", "--json", json.to_str().unwrap()];
+    let output = ringwal(&[&["bench", "--dir", place_text], &options[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.lines().all(|line| line.chars().count() <= 120), "{table}");
+    assert!(!place.exists(), "the suite left something behind");
+
+    let suite = serde_json::from_slice::<Value>(&fs::read(&json).unwrap()).unwrap();
+    let rows = suite["rows"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| &row["name"]).collect::<Vec<_>>(), ["producers-16", "batch-100"]);
+    for row in rows {
+        let line = &row["lines"][0];
+        let [name, bar, figure, verdict] = ["name", "bar", "figure", "verdict"].map(|key| line[key].as_str().unwrap());
+        assert!(verdict == "met" || verdict == "missed", "{line}");
+        let shown = table.lines().find(|shown| shown.starts_with(&format!("{name} "))).unwrap();
+        assert!(shown.contains(bar) && shown.contains(figure) && shown.to_lowercase().ends_with(verdict), "{shown}");
+        has_every_field(&row["raw"]);
+        assert_eq!(row["raw"]["settings"]["payload"], if name == "batch-100" { 1024 } else { 128 });
+    }
+}
+
+#[test]
+fn a_suite_is_asked_for_by_rows_that_exist_and_without_a_load_of_its_own() {
+    assert!(refusal(1, &["bench", "--suite", "--rows", "prodcuers"]).contains("'prodcuers'"));
+    refusal(2, &["bench", "--suite", "--producers", "3"]);
+    refusal(2, &["bench", "--rows", "batch"]);
+}
+
 fn has_every_field(figures: &Value) {
     let latency = ["p50", "p90", "p99", "p999", "max"].map(|field| format!("/latency_us/{field}"));
     let floor = [
@@ -111,7 +144,14 @@ fn has_every_field(figures: &Value) {
     let ratio = ["p50_to_floor", "acked_to_depth1", "acked_batches_to_frame_depth1", "frames_to_frame_depthN"];
     let ratio = ratio.map(|field| format!("/ratio/{field}"));
     let top = ["acked_per_s", "mb_per_s", "frames_per_s", "entries_per_frame", "bytes_written_per_payload_byte"];
-    let more = ["cpu_seconds_per_million_acks", "peak_rss_mb", "verified_entries", "ratio/mb_to_sequential"];
+    let more = [
+        "cpu_seconds_per_million_acks",
+        "cpu_share",
+        "busiest_thread/cpu_share",
+        "peak_rss_mb",
+        "verified_entries",
+        "ratio/mb_to_sequential",
+    ];
     let top = top.iter().chain(&more).map(|field| format!("/{field}"));
     for field in latency.into_iter().chain(floor).chain(ratio).chain(top) {
         let figure = figures.pointer(&field).and_then(Value::as_f64);

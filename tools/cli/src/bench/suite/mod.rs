@@ -1,0 +1,78 @@
+//! `ringwal bench --suite`: the whole table of loads in one go, each against its bar.
+//!
+//! - `row`: what a row is, and which ones were asked for
+//! - `append`: the rows that are ordinary benches
+//! - `table`: what is shown
+//!
+//! Every row works in a directory of its own, which is gone before the next one starts. A missed bar is a result; a row
+//! that cannot be measured, or whose log lost something, fails the suite once all others are done.
+
+mod append;
+mod row;
+mod table;
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::args::BenchArgs;
+use crate::bench::place::Root;
+use crate::bench::suite::row::{Finished, Row, Site, Verdict, choose};
+use crate::bench::suite::table::SuiteReport;
+use crate::bench::{counters, report};
+use crate::interrupt;
+
+/// Runs the rows that were asked for and shows the table.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    let rows = choose(all_rows(), &args.rows)?;
+    let json_file = report::open_json(args.json.as_deref())?;
+    let root = Root::take(args.dir.as_deref())?;
+    let file_system = counters::file_system(root.path());
+    eprintln!("logs in {} ({file_system}), removed afterwards", root.path().display());
+    let mut suite = SuiteReport {
+        version: env!("CARGO_PKG_VERSION"),
+        file_system,
+        cpus: report::cpus(),
+        seconds: args.seconds,
+        open_bytes: args.open_bytes,
+        rows: Vec::new(),
+    };
+    for row in &rows {
+        suite.rows.push(run_row(row, args, root.path())?);
+    }
+    publish(&suite, args, json_file)?;
+    let failed = suite.count(Verdict::Failed);
+    ensure!(failed == 0, "{failed} lines of the suite FAILED: they could not be measured, or entries are missing");
+    Ok(())
+}
+
+/// All rows, in the table's order.
+fn all_rows() -> Vec<Row> {
+    let mut rows = append::on_disk();
+    rows.extend(append::in_memory());
+    rows
+}
+
+fn run_row(row: &Row, args: &BenchArgs, root: &Path) -> Result<Finished> {
+    interrupt::check()?;
+    eprintln!("\n{}", row.name);
+    let dir = root.join(&row.name);
+    let outcome = (row.run)(&Site { args, dir: &dir });
+    if let Err(error) = &outcome
+        && error.is::<interrupt::Interrupted>()
+    {
+        return Err(interrupt::Interrupted.into());
+    }
+    let finished = row.finish(outcome);
+    for line in &finished.lines {
+        eprintln!("  {}: {} (bar {}): {:?}", line.name, line.figure, line.bar, line.verdict);
+    }
+    Ok(finished)
+}
+
+fn publish(suite: &SuiteReport, args: &BenchArgs, json_file: Option<File>) -> Result<()> {
+    let json = serde_json::to_string_pretty(suite).context("cannot write the figures as JSON")? + "\n";
+    let show_json = args.json.as_deref() == Some(Path::new("-"));
+    report::hand_out(json, json_file, (!show_json).then(|| suite.table()))
+}
