@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::suite::child;
 use crate::engine::{Durability, IoChoice, Wait};
 
 /// Measure and inspect ringwal logs.
@@ -27,6 +28,12 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Show what a log's directory holds; writes nothing
     Inspect(InspectArgs),
+    /// Open a log and tell what that took, for the suite
+    #[command(hide = true, name = child::OPEN)]
+    SuiteOpen(ChildArgs),
+    /// Append to a log until killed, for the suite
+    #[command(hide = true, name = child::APPEND)]
+    SuiteAppend(ChildArgs),
 }
 
 /// Options of `ringwal bench`.
@@ -92,6 +99,16 @@ pub(crate) struct BenchArgs {
 pub(crate) struct InspectArgs {
     /// The log's directory
     pub(crate) dir: PathBuf,
+}
+
+/// Options of the commands that the suite runs in processes of their own.
+#[derive(Debug, Args)]
+pub(crate) struct ChildArgs {
+    /// The log's directory
+    pub(crate) dir: PathBuf,
+    /// Bytes per entry
+    #[arg(long, value_name = "SIZE", default_value = "128", value_parser = payload)]
+    pub(crate) payload: usize,
 }
 
 /// The io modes by their names on the command line.

@@ -100,7 +100,7 @@ fn load_plan(args: &BenchArgs) -> LoadPlan {
         batch: args.batch,
         // An eighth of what is to stay comes in between two compactions; the first producer counts for all.
         compact_every_bytes: args.retain.map(|retain| (retain / 8 / u64::from(args.producers)).max(1)),
-        trace: false,
+        ..LoadPlan::default()
     }
 }
 

@@ -34,12 +34,21 @@ pub(crate) const RAMP: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub(crate) struct LoadPlan {
     pub(crate) producers: u32,
+    /// Number of the first producer: above 0 where a load before this one left entries in the log.
+    pub(crate) first_producer: u32,
     pub(crate) window: usize,
     pub(crate) batch: u32,
     /// Bytes that one producer may append before it asks for a compaction; `None` for no compaction at all.
     pub(crate) compact_every_bytes: Option<u64>,
     /// Whether takes say which index had which latency.
     pub(crate) trace: bool,
+}
+
+impl Default for LoadPlan {
+    /// One producer that appends an entry at a time and waits for it.
+    fn default() -> LoadPlan {
+        LoadPlan { producers: 1, first_producer: 0, window: 1, batch: 1, compact_every_bytes: None, trace: false }
+    }
 }
 
 /// The running producers.
@@ -93,7 +102,7 @@ impl Load {
             failure: Mutex::new(None),
         });
         let mut load = Load { gate: gate.clone(), threads: Vec::new(), takes: Vec::new() };
-        for id in 0..plan.producers {
+        for id in (plan.first_producer..).take(plan.producers as usize) {
             let take = Arc::<Mutex<Take>>::default();
             load.takes.push(take.clone());
             let producer = Producer {
@@ -101,7 +110,7 @@ impl Load {
                 target: target.clone(),
                 payloads: payloads.clone(),
                 plan: plan.clone(),
-                compactor: compactor.clone().filter(|_| id == 0),
+                compactor: compactor.clone().filter(|_| id == plan.first_producer),
                 next: Batch::new(),
                 next_number: 0,
                 bytes_since_compaction: 0,

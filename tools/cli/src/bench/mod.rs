@@ -21,7 +21,7 @@ mod place;
 mod progress;
 mod report;
 mod slices;
-mod suite;
+pub(crate) mod suite;
 mod threads;
 mod verify;
 

@@ -1,15 +1,23 @@
 //! `ringwal bench --suite`: the whole table of loads in one go, each against its bar.
 //!
 //! - `row`: what a row is, and which ones were asked for
-//! - `append`: the rows that are ordinary benches
+//! - `append`: the rows that are ordinary benches; `rolling`, with `windows`: segments that end
+//! - `get`, `scan`, `open`: reading and opening; `fill`: the logs for that; `child`: processes of their own
 //! - `table`: what is shown
 //!
 //! Every row works in a directory of its own, which is gone before the next one starts. A missed bar is a result; a row
 //! that cannot be measured, or whose log lost something, fails the suite once all others are done.
 
 mod append;
+pub(crate) mod child;
+mod fill;
+mod get;
+mod open;
+mod rolling;
 mod row;
+mod scan;
 mod table;
+mod windows;
 
 use std::fs::File;
 use std::path::Path;
@@ -50,7 +58,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
 /// All rows, in the table's order.
 fn all_rows() -> Vec<Row> {
     let mut rows = append::on_disk();
+    rows.push(rolling::row());
     rows.extend(append::in_memory());
+    rows.push(get::row());
+    rows.extend(scan::rows());
+    rows.extend(open::rows());
     rows
 }
 
