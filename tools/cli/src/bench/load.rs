@@ -6,8 +6,11 @@
 //!
 //! Each submission is made before it is due: right after the submit of the one before it, so with one outstanding
 //! between its submit and the wait for its ack. What a payload costs to make is the caller's business, the floor makes
-//! none, and so it overlaps with the write wherever it can. One look at the clock per submission and one per group of
-//! acks: with thousands outstanding there is no time for more.
+//! none, and so it overlaps with the write wherever it can.
+//!
+//! With thousands outstanding there is no time to look at the clock for each entry: one look serves a group of acks and
+//! up to [`STRIDE`] submissions after it. A submission's start is then the last look before it, never one after it: a
+//! latency may be told longer than it was by what the submissions in between took, and never shorter.
 //!
 //! Rates are counted from [`RAMP`] after the start of a slice to its end, while the loop is full: its filling and its
 //! draining are in the latencies and in the totals, not in the rate.
@@ -29,6 +32,9 @@ use crate::engine::{Batch, Pending, Target};
 
 /// Start of a slice that the rate leaves out: the time in which the loop fills.
 pub(crate) const RAMP: Duration = Duration::from_millis(10);
+
+/// Submissions of one entry that share a look at the clock, at most.
+const STRIDE: usize = 8;
 
 /// What the producers do.
 #[derive(Clone, Debug)]
@@ -212,7 +218,9 @@ impl Producer {
                 && now < slice.deadline
                 && !gate.failed.load(Ordering::Relaxed)
             {
-                now = Instant::now();
+                if self.outstanding.len().is_multiple_of(STRIDE) || self.plan.batch > 1 {
+                    now = Instant::now();
+                }
                 let pending = self.target.submit(std::mem::take(&mut self.next))?;
                 self.outstanding.push_back((now, pending));
                 self.make_next();

@@ -104,8 +104,8 @@ pub(crate) fn run_open(dir: &Path) -> Result<Opened> {
     serde_json::from_slice(&output.stdout).context("the process that opens the log told nothing")
 }
 
-/// Appends in another process until `entries` more than `from` are acknowledged, then kills it at once; the last index
-/// that it had told was acknowledged.
+/// Appends in another process until index `goal_index` is acknowledged, then kills it at once; the last index that it
+/// had told was acknowledged.
 pub(crate) fn append_and_kill(dir: &Path, payload: usize, goal_index: u64) -> Result<u64> {
     let mut command = command(APPEND, dir)?;
     let spawned = command.args(["--payload", &payload.to_string()]).stdout(Stdio::piped()).spawn();

@@ -12,8 +12,9 @@ use crate::engine::{SegmentInfo, SegmentRole, Target};
 use crate::interrupt;
 use crate::text::bytes;
 
-/// Payload bytes of a batch, and batches on their way at once.
-pub(crate) const BATCH_BYTES: usize = 512 << 10;
+/// Payload bytes of a batch.
+const BATCH_BYTES: usize = 512 << 10;
+/// Batches on their way at once.
 pub(crate) const WINDOW: usize = 8;
 const SLICE: Duration = Duration::from_millis(100);
 
