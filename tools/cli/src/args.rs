@@ -109,6 +109,9 @@ pub(crate) struct ChildArgs {
     /// Bytes per entry
     #[arg(long, value_name = "SIZE", default_value = "128", value_parser = payload)]
     pub(crate) payload: usize,
+    /// Who carries the writes
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = IoModeArg::Auto)]
+    pub(crate) io_mode: IoModeArg,
 }
 
 /// The io modes by their names on the command line.

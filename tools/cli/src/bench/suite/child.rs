@@ -6,12 +6,12 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write as _};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 
 use crate::args::ChildArgs;
@@ -20,6 +20,7 @@ use crate::bench::payload::Payloads;
 use crate::bench::suite::fill::{WINDOW, batch_entries};
 use crate::engine::{Batch, Config, SegmentInfo, SegmentRole, Target};
 use crate::interrupt;
+use crate::text::print;
 
 pub(crate) const OPEN: &str = "suite-open";
 pub(crate) const APPEND: &str = "suite-append";
@@ -47,7 +48,7 @@ pub(crate) struct Opened {
 /// Opens the log, tells what that took, and closes it, so that the next open finds it closed.
 pub(crate) fn open(args: &ChildArgs) -> Result<()> {
     let start = Instant::now();
-    let (target, report) = Target::recover(&args.dir, Config::default())?;
+    let (target, report) = Target::recover(&args.dir, config(args))?;
     let open_s = start.elapsed().as_secs_f64();
     let peak_rss_bytes = counters::peak_rss_bytes().context("this kernel does not tell how much memory was held")?;
     let last_index = target.last_index().unwrap_or(0);
@@ -64,8 +65,11 @@ pub(crate) fn open(args: &ChildArgs) -> Result<()> {
         indexes_rebuilt: report.indexes_rebuilt,
     };
     target.close()?;
-    println!("{}", serde_json::to_string(&opened)?);
-    Ok(())
+    Ok(print(&(serde_json::to_string(&opened)? + "\n"))?)
+}
+
+fn config(args: &ChildArgs) -> Config {
+    Config::default().io(args.io_mode.into())
 }
 
 /// The used bytes of the segments that hold the last `entries_kept` entries: those whose frames recovery read.
@@ -78,7 +82,7 @@ fn walked_bytes(segments: &[SegmentInfo], last_index: u64, entries_kept: u64) ->
 
 /// Appends as fast as it goes until it is killed, or nobody listens any more.
 pub(crate) fn append(args: &ChildArgs) -> Result<()> {
-    let target = Target::open(&args.dir, Config::default())?;
+    let target = Target::open(&args.dir, config(args))?;
     let mut payloads = Payloads::new(args.payload, 1);
     let (batch, mut number) = (u64::from(batch_entries(args.payload)), 0);
     let (mut outstanding, mut out) = (VecDeque::new(), std::io::stdout().lock());
@@ -96,9 +100,9 @@ pub(crate) fn append(args: &ChildArgs) -> Result<()> {
     }
 }
 
-/// Opens the log in `dir` in another process.
-pub(crate) fn run_open(dir: &Path) -> Result<Opened> {
-    let output = command(OPEN, dir)?.output().context("cannot start another process")?;
+/// Opens the log in another process.
+pub(crate) fn run_open(args: &ChildArgs) -> Result<Opened> {
+    let output = command(OPEN, args)?.output().context("cannot start another process")?;
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "the process that opens the log failed: {errors}");
     serde_json::from_slice(&output.stdout).context("the process that opens the log told nothing")
@@ -106,9 +110,8 @@ pub(crate) fn run_open(dir: &Path) -> Result<Opened> {
 
 /// Appends in another process until index `goal_index` is acknowledged, then kills it at once; the last index that it
 /// had told was acknowledged.
-pub(crate) fn append_and_kill(dir: &Path, payload: usize, goal_index: u64) -> Result<u64> {
-    let mut command = command(APPEND, dir)?;
-    let spawned = command.args(["--payload", &payload.to_string()]).stdout(Stdio::piped()).spawn();
+pub(crate) fn append_and_kill(args: &ChildArgs, goal_index: u64) -> Result<u64> {
+    let spawned = command(APPEND, args)?.stdout(Stdio::piped()).spawn();
     let mut child = Killed(spawned.context("cannot start another process")?);
     let told = child.0.stdout.take().context("the other process has no output")?;
     let acked = AtomicU64::new(0);
@@ -166,9 +169,12 @@ impl Drop for Killed {
     }
 }
 
-fn command(name: &str, dir: &Path) -> Result<Command> {
+/// This very program, told to do something else.
+fn command(name: &str, args: &ChildArgs) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("cannot find this program's own file")?);
-    command.arg(name).arg(dir).stdin(Stdio::null());
+    let io_mode = args.io_mode.to_possible_value().context("an io mode has a name")?;
+    command.arg(name).arg(&args.dir).args(["--payload", &args.payload.to_string(), "--io-mode", io_mode.get_name()]);
+    command.stdin(Stdio::null());
     Ok(command)
 }
 

@@ -50,6 +50,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         suite.rows.push(run_row(row, args, root.path())?);
     }
     publish(&suite, args, json_file)?;
+    all_measured(&suite)
+}
+
+/// A missed bar is a result, and no error.
+fn all_measured(suite: &SuiteReport) -> Result<()> {
     let failed = suite.count(Verdict::Failed);
     ensure!(failed == 0, "{failed} lines of the suite FAILED: they could not be measured, or entries are missing");
     Ok(())
@@ -87,4 +92,39 @@ fn publish(suite: &SuiteReport, args: &BenchArgs, json_file: Option<File>) -> Re
     let json = serde_json::to_string_pretty(suite).context("cannot write the figures as JSON")? + "\n";
     let show_json = args.json.as_deref() == Some(Path::new("-"));
     report::hand_out(json, json_file, (!show_json).then(|| suite.table()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::suite::row::{Judged, Outcome};
+
+    #[test]
+    fn only_what_could_not_be_measured_or_checked_fails_the_suite() {
+        let row = || append::on_disk().remove(0);
+        let missed = row().finish(Ok(Outcome::Measured(vec![Judged::new(false, "9 x".into())], serde_json::json!({}))));
+        let skipped = row().finish(Ok(Outcome::Skipped("no place".into())));
+        let mut suite = SuiteReport {
+            version: "0",
+            file_system: "ext4".into(),
+            cpus: 2,
+            seconds: 1,
+            open_bytes: 1,
+            rows: vec![missed, skipped],
+        };
+        all_measured(&suite).unwrap();
+        suite.rows.push(row().finish(Err(anyhow::anyhow!("index 7 was acknowledged and is missing"))));
+        assert!(all_measured(&suite).is_err());
+    }
+
+    #[test]
+    fn every_row_and_every_line_has_a_name_of_its_own() {
+        let rows = all_rows();
+        let unique = |mut names: Vec<String>| {
+            names.sort();
+            names.windows(2).all(|pair| pair[0] != pair[1])
+        };
+        assert!(unique(rows.iter().map(|row| row.name.clone()).collect()));
+        assert!(unique(rows.iter().flat_map(|row| &row.bars).map(|bar| bar.name.clone()).collect()));
+    }
 }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Advice, fadvise};
 use serde::Serialize;
 
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, ChildArgs};
 use crate::bench::acks::Acks;
 use crate::bench::counters;
 use crate::bench::figures::median;
@@ -120,22 +120,22 @@ fn run(site: &Site<'_>, payload: usize) -> Result<Opens> {
     let entries = acks.iter().map(Acks::entries).sum::<u64>();
     let log_bytes = files(&place.log())?.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum();
 
-    let mut log = LargeLog { dir: &place.log(), payload, open_bytes: args.open_bytes, acked: entries, random: 1 };
+    let child = ChildArgs { dir: place.log(), payload, io_mode: args.io_mode };
+    let mut log = LargeLog { child, open_bytes: args.open_bytes, acked: entries, random: 1 };
     let cases = CASES.into_iter().map(|(name, killed, cold)| log.case(name, killed, cold));
     Ok(Opens { payload, log_bytes, entries, cases: cases.collect::<Result<_>>()? })
 }
 
 /// The log that is opened.
-struct LargeLog<'a> {
-    dir: &'a Path,
-    payload: usize,
+struct LargeLog {
+    child: ChildArgs,
     open_bytes: u64,
     /// The highest index known to be acknowledged.
     acked: u64,
     random: u64,
 }
 
-impl LargeLog<'_> {
+impl LargeLog {
     fn case(&mut self, name: &'static str, killed: bool, cold: bool) -> Result<Case> {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
@@ -144,11 +144,11 @@ impl LargeLog<'_> {
                 self.append_and_kill()?;
             }
             if cold {
-                forget(self.dir)?
+                forget(&self.child.dir)?
             } else {
-                View::open(self.dir).map(drop)?
+                View::open(&self.child.dir).map(drop)?
             }
-            let opened = child::run_open(self.dir)?;
+            let opened = child::run_open(&self.child)?;
             let (last, acked) = (opened.last_index, self.acked);
             ensure!(last >= acked, "index {acked} was acknowledged, and the last one after opening is {last}");
             ensure!(opened.was_clean || killed, "the log was closed, and its open says that it was not");
@@ -163,7 +163,7 @@ impl LargeLog<'_> {
     fn append_and_kill(&mut self) -> Result<()> {
         let least = kill_after_bytes(self.open_bytes);
         let bytes = least + next_random(&mut self.random) % least;
-        self.acked = child::append_and_kill(self.dir, self.payload, self.acked + bytes / self.payload as u64)?;
+        self.acked = child::append_and_kill(&self.child, self.acked + bytes / self.child.payload as u64)?;
         Ok(())
     }
 }
