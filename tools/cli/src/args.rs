@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::bench::suite::child;
 use crate::engine::{Durability, IoChoice, Wait};
 
 /// Measure and inspect ringwal logs.
@@ -27,11 +28,27 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Show what a log's directory holds; writes nothing
     Inspect(InspectArgs),
+    /// Open a log and tell what that took, for the suite
+    #[command(hide = true, name = child::OPEN)]
+    SuiteOpen(ChildArgs),
+    /// Append to a log until killed, for the suite
+    #[command(hide = true, name = child::APPEND)]
+    SuiteAppend(ChildArgs),
 }
 
 /// Options of `ringwal bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BenchArgs {
+    /// Run the whole table of loads, each against its bar, in place of the one load that the options describe
+    #[arg(long, conflicts_with_all = ["producers", "window", "payload", "batch", "durability", "segment_size", "retain",
+        "wait", "keep"])]
+    pub(crate) suite: bool,
+    /// Rows of the suite to run: names or parts of names, with commas between them [default: all]
+    #[arg(long, value_name = "LIST", requires = "suite", value_delimiter = ',')]
+    pub(crate) rows: Vec<String>,
+    /// How large the suite's logs are that are opened; the one that is read through takes as much, up to 1 GiB
+    #[arg(long, value_name = "SIZE", default_value = "10GB", requires = "suite", value_parser = size)]
+    pub(crate) open_bytes: u64,
     /// Where to make the log and the floor's files: empty or not there yet [default: a new directory under target/, or
     /// under the temporary directory]
     #[arg(long, value_name = "DIR")]
@@ -82,6 +99,19 @@ pub(crate) struct BenchArgs {
 pub(crate) struct InspectArgs {
     /// The log's directory
     pub(crate) dir: PathBuf,
+}
+
+/// Options of the commands that the suite runs in processes of their own.
+#[derive(Debug, Args)]
+pub(crate) struct ChildArgs {
+    /// The log's directory
+    pub(crate) dir: PathBuf,
+    /// Bytes per entry
+    #[arg(long, value_name = "SIZE", default_value = "128", value_parser = payload)]
+    pub(crate) payload: usize,
+    /// Who carries the writes
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = IoModeArg::Auto)]
+    pub(crate) io_mode: IoModeArg,
 }
 
 /// The io modes by their names on the command line.

@@ -10,8 +10,10 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 pub(crate) use ringwal::disk::AlignedBuf;
-use ringwal::{Batch, Log, LogState};
-pub(crate) use ringwal::{Config, Durability, IoChoice, Pending, SegmentInfo, SegmentRole, Wait};
+pub(crate) use ringwal::{
+    Batch, Config, Durability, IoChoice, Pending, RecoveryReport, SegmentInfo, SegmentRole, Wait,
+};
+use ringwal::{Log, LogState};
 
 /// A log that is being measured. Clones share it.
 #[derive(Clone)]
@@ -25,6 +27,9 @@ pub(crate) struct Counters {
     pub(crate) entries: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) written_bytes: u64,
+    /// Times the log went on in a new segment.
+    pub(crate) rolls: u64,
+    pub(crate) entries_per_frame: Histogram<u64>,
     /// Bytes per frame.
     pub(crate) frame_bytes: Histogram<u64>,
     /// Where the time went, in nanoseconds: queue wait, encode, write, wake.
@@ -34,24 +39,18 @@ pub(crate) struct Counters {
 impl Target {
     /// Opens the log in `dir`, making it if it is not there.
     pub(crate) fn open(dir: &Path, config: Config) -> Result<Target> {
-        let (log, _) = Log::open(dir, config).with_context(|| format!("cannot open the log in {}", dir.display()))?;
-        Ok(Target { log })
+        Target::recover(dir, config).map(|(target, _)| target)
     }
 
-    /// Appends and waits for the ack.
-    pub(crate) fn append(&self, payload: Bytes) -> Result<Range<u64>> {
-        let index = self.log.append(payload)?;
-        Ok(index..index.saturating_add(1))
-    }
-
-    /// Appends a batch and waits for its ack.
-    pub(crate) fn write(&self, payloads: impl Iterator<Item = Bytes>) -> Result<Range<u64>> {
-        Ok(self.log.write(batch(payloads))?)
+    /// [`Target::open`], with what recovery had to do.
+    pub(crate) fn recover(dir: &Path, config: Config) -> Result<(Target, RecoveryReport)> {
+        let opened = Log::open(dir, config).with_context(|| format!("cannot open the log in {}", dir.display()));
+        opened.map(|(log, report)| (Target { log }, report))
     }
 
     /// Hands in a batch without waiting for its ack.
-    pub(crate) fn submit(&self, payloads: impl Iterator<Item = Bytes>) -> Result<Pending> {
-        Ok(self.log.submit(batch(payloads))?)
+    pub(crate) fn submit(&self, batch: Batch) -> Result<Pending> {
+        Ok(self.log.submit(batch)?)
     }
 
     /// Drops everything up to and including `upto`.
@@ -67,6 +66,11 @@ impl Target {
     /// Index of the highest entry that was compacted away.
     pub(crate) fn compacted_index(&self) -> Option<u64> {
         self.log.state().compacted.map(|(index, _)| index)
+    }
+
+    /// The segments, oldest first.
+    pub(crate) fn segments(&self) -> Vec<SegmentInfo> {
+        self.log.segments()
     }
 
     /// Whether the next segment stands ready, so that nothing is being prepared.
@@ -94,24 +98,33 @@ impl Target {
             entries: stats.entries,
             payload_bytes: stats.payload_bytes,
             written_bytes: stats.written_bytes,
+            rolls: stats.rolls,
+            entries_per_frame: stats.entries_per_frame,
             frame_bytes: stats.bytes_per_frame,
             stages_ns: [stats.queue_wait_ns, stats.encode_ns, stats.write_ns, stats.wake_ns],
         }
     }
 
+    /// The payload of one entry.
+    pub(crate) fn get(&self, index: u64) -> Result<Bytes> {
+        Ok(self.log.get(index)?.command)
+    }
+
     /// All entries in order: index and payload.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Result<(u64, Bytes)>> + use<> {
-        self.log.iter(..).map(|entry| entry.map(|entry| (entry.index, entry.command)).context("cannot read the log"))
+        self.entries_in(0..u64::MAX)
+    }
+
+    /// The entries of a range in order: index and payload.
+    pub(crate) fn entries_in(&self, range: Range<u64>) -> impl Iterator<Item = Result<(u64, Bytes)>> + use<> {
+        let entries = self.log.iter(range.start.max(self.log.state().first)..range.end);
+        entries.map(|entry| entry.map(|entry| (entry.index, entry.command)).context("cannot read the log"))
     }
 
     /// Closes the log: drained, synced, marked.
     pub(crate) fn close(self) -> Result<()> {
         self.log.close().context("cannot close the log")
     }
-}
-
-fn batch(payloads: impl Iterator<Item = Bytes>) -> Batch {
-    payloads.fold(Batch::new(), |batch, payload| batch.push(payload))
 }
 
 /// What a read-only look at a log shows.

@@ -40,6 +40,8 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args.dir),
+        Command::SuiteOpen(args) => bench::suite::child::open(&args),
+        Command::SuiteAppend(args) => bench::suite::child::append(&args),
     }
 }
 

@@ -95,6 +95,45 @@ fn a_short_bench_verifies_everything_and_its_log_can_be_inspected() {
     assert!(inspected.status.success() && shown.contains(&format!("index {verified}, term 0")), "{shown}");
 }
 
+#[test]
+fn a_suite_gives_bars_figures_and_verdicts_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (place, json) = (dir.path().join("suite"), dir.path().join("suite.json"));
+    let (place_text, json_text) = (place.to_str().unwrap(), json.to_str().unwrap());
+    let rows = ["batch-100", "scan-1KiB", "open-1KiB"];
+    let options = ["--suite", "--rows", &rows.join(","), "--seconds", "1", "--open-bytes", "8MiB", "--json", json_text];
+    let output = ringwal(&[&["bench", "--dir", place_text], &options[..]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.lines().all(|line| line.chars().count() <= 120), "{table}");
+    assert!(!place.exists(), "the suite left something behind");
+
+    let suite = serde_json::from_slice::<Value>(&fs::read(&json).unwrap()).unwrap();
+    let finished = suite["rows"].as_array().unwrap();
+    assert_eq!(finished.iter().map(|row| &row["name"]).collect::<Vec<_>>(), rows);
+    for line in finished.iter().flat_map(|row| row["lines"].as_array().unwrap()) {
+        let [name, bar, figure, verdict] = ["name", "bar", "figure", "verdict"].map(|key| line[key].as_str().unwrap());
+        assert!(["met", "missed", "skipped"].contains(&verdict) && !figure.is_empty(), "{line}");
+        let shown = table.lines().find(|shown| shown.starts_with(&format!("{name} "))).unwrap();
+        assert!(shown.contains(bar) && shown.to_lowercase().ends_with(verdict), "{shown}");
+    }
+    has_every_field(&finished[0]["raw"]);
+    assert_eq!(finished[0]["raw"]["settings"]["payload"], 1024);
+    assert!(finished[1]["raw"]["ratio"].as_f64().unwrap() > 0.0);
+    // Without room on the disk the opens are skipped.
+    if let Some(cases) = finished[2]["raw"]["cases"].as_array() {
+        assert_eq!(cases.len(), 4);
+        assert!(cases.iter().all(|case| case["rounds"].as_array().unwrap().len() == 3));
+    }
+}
+
+#[test]
+fn a_suite_is_asked_for_by_rows_that_exist_and_without_a_load_of_its_own() {
+    assert!(refusal(1, &["bench", "--suite", "--rows", "prodcuers"]).contains("'prodcuers'"));
+    refusal(2, &["bench", "--suite", "--producers", "3"]);
+    refusal(2, &["bench", "--rows", "batch"]);
+}
+
 fn has_every_field(figures: &Value) {
     let latency = ["p50", "p90", "p99", "p999", "max"].map(|field| format!("/latency_us/{field}"));
     let floor = [
@@ -111,7 +150,14 @@ fn has_every_field(figures: &Value) {
     let ratio = ["p50_to_floor", "acked_to_depth1", "acked_batches_to_frame_depth1", "frames_to_frame_depthN"];
     let ratio = ratio.map(|field| format!("/ratio/{field}"));
     let top = ["acked_per_s", "mb_per_s", "frames_per_s", "entries_per_frame", "bytes_written_per_payload_byte"];
-    let more = ["cpu_seconds_per_million_acks", "peak_rss_mb", "verified_entries", "ratio/mb_to_sequential"];
+    let more = [
+        "cpu_seconds_per_million_acks",
+        "cpu_share",
+        "busiest_thread/cpu_share",
+        "peak_rss_mb",
+        "verified_entries",
+        "ratio/mb_to_sequential",
+    ];
     let top = top.iter().chain(&more).map(|field| format!("/{field}"));
     for field in latency.into_iter().chain(floor).chain(ratio).chain(top) {
         let figure = figures.pointer(&field).and_then(Value::as_f64);

@@ -16,6 +16,7 @@ pub(crate) struct Scale {
     pub(crate) payload_bytes: usize,
     pub(crate) batch: u32,
     pub(crate) frame_bytes: usize,
+    pub(crate) cpus: usize,
 }
 
 /// The figures of a run.
@@ -30,10 +31,22 @@ pub(crate) struct Figures {
     pub(crate) device_flushes_per_ack: Option<f64>,
     pub(crate) cpu_seconds: f64,
     pub(crate) cpu_seconds_per_million_acks: f64,
+    /// CPU time of this process while the load ran, over that time and all CPUs. What interrupts and other programs
+    /// take is not in it.
+    pub(crate) cpu_share: f64,
+    /// The thread that used most CPU time in the log's slices, and its share of one CPU.
+    pub(crate) busiest_thread: Option<BusyThread>,
     pub(crate) floor: FloorFigures,
     pub(crate) ratio: Ratios,
     pub(crate) pairs: usize,
     pub(crate) acked: u64,
+}
+
+/// A thread and what it used of one CPU, from 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct BusyThread {
+    pub(crate) name: String,
+    pub(crate) cpu_share: f64,
 }
 
 /// Latencies in microseconds.
@@ -86,6 +99,8 @@ impl Figures {
             device_flushes_per_ack: log.flushes.map(|flushes| flushes as f64 / log.acked as f64),
             cpu_seconds: log.cpu_s,
             cpu_seconds_per_million_acks: log.cpu_s * 1e6 / log.acked as f64,
+            cpu_share: log.busy_cpu_s / log.busy_wall_s / scale.cpus as f64,
+            busiest_thread: busiest(&log),
             floor: FloorFigures::of(pairs, scale),
             ratio: Ratios::of(pairs, scale),
             pairs: pairs.len(),
@@ -150,6 +165,9 @@ fn sum<'a>(slices: impl Iterator<Item = &'a LogSlice>) -> LogSlice {
             counted_s: all.counted_s + one.counted_s,
             p50_ns: 0,
             cpu_s: all.cpu_s + one.cpu_s,
+            busy_wall_s: all.busy_wall_s + one.busy_wall_s,
+            busy_cpu_s: all.busy_cpu_s + one.busy_cpu_s,
+            threads: all.threads.plus(&one.threads),
             flushes: all.flushes.zip(one.flushes).map(|(all, one)| all + one),
             frames: all.frames + one.frames,
             entries: all.entries + one.entries,
@@ -157,6 +175,11 @@ fn sum<'a>(slices: impl Iterator<Item = &'a LogSlice>) -> LogSlice {
             written_bytes: all.written_bytes + one.written_bytes,
         })
         .unwrap_or_default()
+}
+
+fn busiest(log: &LogSlice) -> Option<BusyThread> {
+    let (name, time) = log.threads.busiest()?;
+    Some(BusyThread { name, cpu_share: (time.as_secs_f64() / log.busy_wall_s).min(1.0) })
 }
 
 /// Entries acknowledged per second.
@@ -188,6 +211,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::threads::ThreadTimes;
 
     fn pair(counted: u64, p50_ns: u64) -> (LogSlice, FloorSlice) {
         let log = LogSlice {
@@ -196,6 +220,9 @@ mod tests {
             counted_s: 0.2,
             p50_ns,
             cpu_s: 0.1,
+            busy_wall_s: 0.2,
+            busy_cpu_s: 0.1,
+            threads: ThreadTimes::of([(7, "writer", 50_000_000), (8, "producer", 90_000_000)]),
             flushes: Some(50),
             frames: 100,
             entries: 1000,
@@ -215,7 +242,7 @@ mod tests {
         (log, floor)
     }
 
-    const SCALE: Scale = Scale { payload_bytes: 128, batch: 10, frame_bytes: 8192 };
+    const SCALE: Scale = Scale { payload_bytes: 128, batch: 10, frame_bytes: 8192, cpus: 2 };
 
     #[test]
     fn the_median_is_of_the_finite_ones() {
@@ -246,6 +273,9 @@ mod tests {
         assert_eq!(figures.frames_per_s, 1500.0);
         assert_eq!(figures.device_flushes_per_ack, Some(100.0 / 6200.0));
         assert_eq!(figures.floor.handover_us, 7.0);
+        assert_eq!(figures.cpu_share, 0.25);
+        let busiest = figures.busiest_thread.unwrap();
+        assert!(busiest.name == "producer" && (busiest.cpu_share - 0.45).abs() < 1e-9, "{busiest:?}");
     }
 
     #[test]

@@ -4,6 +4,14 @@
 //! its acks in the order of its submissions; whatever it saw acknowledged is in its [`Acks`]. Latency runs from just
 //! before the submit until the producer has the ack in its hands.
 //!
+//! Each submission is made before it is due: right after the submit of the one before it, so with one outstanding
+//! between its submit and the wait for its ack. What a payload costs to make is the caller's business, the floor makes
+//! none, and so it overlaps with the write wherever it can.
+//!
+//! With thousands outstanding there is no time to look at the clock for each entry: one look serves a group of acks and
+//! up to [`STRIDE`] submissions after it. A submission's start is then the last look before it, never one after it: a
+//! latency may be told longer than it was by what the submissions in between took, and never shorter.
+//!
 //! Rates are counted from [`RAMP`] after the start of a slice to its end, while the loop is full: its filling and its
 //! draining are in the latencies and in the totals, not in the rate.
 
@@ -20,19 +28,33 @@ use anyhow::{Context, Result, anyhow};
 use crate::bench::acks::Acks;
 use crate::bench::compactor::Request;
 use crate::bench::payload::Payloads;
-use crate::engine::{Pending, Target};
+use crate::engine::{Batch, Pending, Target};
 
 /// Start of a slice that the rate leaves out: the time in which the loop fills.
 pub(crate) const RAMP: Duration = Duration::from_millis(10);
+
+/// Submissions of one entry that share a look at the clock, at most.
+const STRIDE: usize = 8;
 
 /// What the producers do.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadPlan {
     pub(crate) producers: u32,
+    /// Number of the first producer: above 0 where a load before this one left entries in the log.
+    pub(crate) first_producer: u32,
     pub(crate) window: usize,
     pub(crate) batch: u32,
     /// Bytes that one producer may append before it asks for a compaction; `None` for no compaction at all.
     pub(crate) compact_every_bytes: Option<u64>,
+    /// Whether takes say which index had which latency.
+    pub(crate) trace: bool,
+}
+
+impl Default for LoadPlan {
+    /// One producer that appends an entry at a time and waits for it.
+    fn default() -> LoadPlan {
+        LoadPlan { producers: 1, first_producer: 0, window: 1, batch: 1, compact_every_bytes: None, trace: false }
+    }
 }
 
 /// The running producers.
@@ -49,6 +71,8 @@ pub(crate) struct Take {
     pub(crate) latencies_ns: Vec<u64>,
     /// Entries whose ack came within the counted time.
     pub(crate) counted: u64,
+    /// First index of a submission and its latency in nanoseconds; empty unless asked for.
+    pub(crate) traced: Vec<(u64, u64)>,
 }
 
 struct Gate {
@@ -84,7 +108,7 @@ impl Load {
             failure: Mutex::new(None),
         });
         let mut load = Load { gate: gate.clone(), threads: Vec::new(), takes: Vec::new() };
-        for id in 0..plan.producers {
+        for id in (plan.first_producer..).take(plan.producers as usize) {
             let take = Arc::<Mutex<Take>>::default();
             load.takes.push(take.clone());
             let producer = Producer {
@@ -92,7 +116,8 @@ impl Load {
                 target: target.clone(),
                 payloads: payloads.clone(),
                 plan: plan.clone(),
-                compactor: compactor.clone().filter(|_| id == 0),
+                compactor: compactor.clone().filter(|_| id == plan.first_producer),
+                next: Batch::new(),
                 next_number: 0,
                 bytes_since_compaction: 0,
                 outstanding: VecDeque::new(),
@@ -121,6 +146,7 @@ impl Load {
             let mut take = lock(take);
             see(&take);
             take.latencies_ns.clear();
+            take.traced.clear();
             take.counted = 0;
         }
         Ok(time - ramp)
@@ -155,14 +181,20 @@ struct Producer {
     payloads: Payloads,
     plan: LoadPlan,
     compactor: Option<SyncSender<Request>>,
+    /// The next submission, made and not yet handed in.
+    next: Batch,
     next_number: u64,
     bytes_since_compaction: u64,
     outstanding: VecDeque<(Instant, Pending)>,
     acks: Acks,
 }
 
+/// A submission that was acknowledged: when it was handed in, and its first index.
+type Seen = (Instant, u64);
+
 impl Producer {
     fn run(mut self, gate: &Gate, take: &Mutex<Take>) -> Acks {
+        self.make_next();
         loop {
             gate.start.wait();
             let slice = *lock(&gate.slice);
@@ -180,58 +212,44 @@ impl Producer {
     }
 
     fn run_slice(&mut self, gate: &Gate, slice: Slice, take: &mut Take) -> Result<()> {
-        let goes_on = || !gate.failed.load(Ordering::Relaxed);
-        if self.plan.window == 1 {
-            self.run_blocking(slice, take, goes_on)
-        } else {
-            self.run_window(slice, take, goes_on)
-        }
-    }
-
-    fn run_blocking(&mut self, slice: Slice, take: &mut Take, goes_on: impl Fn() -> bool) -> Result<()> {
-        let mut now = Instant::now();
-        while now < slice.deadline && goes_on() {
-            let submission = self.next_submission();
-            let start = Instant::now();
-            let indexes = match submission {
-                Submission::One(payload) => self.target.append(payload)?,
-                Submission::Many(payloads) => self.target.write(payloads.into_iter())?,
-            };
-            now = Instant::now();
-            self.acks.add(indexes).map_err(|error| anyhow!(error))?;
-            self.record(slice, take, start, now);
-        }
-        Ok(())
-    }
-
-    fn run_window(&mut self, slice: Slice, take: &mut Take, goes_on: impl Fn() -> bool) -> Result<()> {
         let (mut now, mut seen) = (Instant::now(), Vec::with_capacity(self.plan.window));
         loop {
-            while self.outstanding.len() < self.plan.window && now < slice.deadline && goes_on() {
-                let submission = self.next_submission();
-                now = Instant::now();
-                let pending = match submission {
-                    Submission::One(payload) => self.target.submit(std::iter::once(payload))?,
-                    Submission::Many(payloads) => self.target.submit(payloads.into_iter())?,
-                };
+            while self.outstanding.len() < self.plan.window
+                && now < slice.deadline
+                && !gate.failed.load(Ordering::Relaxed)
+            {
+                if self.outstanding.len().is_multiple_of(STRIDE) || self.plan.batch > 1 {
+                    now = Instant::now();
+                }
+                let pending = self.target.submit(std::mem::take(&mut self.next))?;
                 self.outstanding.push_back((now, pending));
+                self.make_next();
             }
             self.see_acks(&mut seen)?;
             if seen.is_empty() {
                 return Ok(());
             }
             now = Instant::now();
-            seen.drain(..).for_each(|start| self.record(slice, take, start, now));
+            self.record(slice, take, &seen, now);
+            seen.clear();
         }
     }
 
+    fn make_next(&mut self) {
+        let first = self.next_number;
+        self.next_number += u64::from(self.plan.batch);
+        let numbers = first..self.next_number;
+        self.next = numbers.fold(Batch::new(), |batch, number| batch.push(self.payloads.make(self.id, number)));
+    }
+
     /// Waits for the oldest outstanding submission and takes along all that are done behind it.
-    fn see_acks(&mut self, seen: &mut Vec<Instant>) -> Result<()> {
+    fn see_acks(&mut self, seen: &mut Vec<Seen>) -> Result<()> {
         while let Some((start, pending)) = self.outstanding.pop_front() {
             let indexes = pending.indexes();
+            let first = indexes.start;
             pending.wait()?;
             self.acks.add(indexes).map_err(|error| anyhow!(error))?;
-            seen.push(start);
+            seen.push((start, first));
             if !self.outstanding.front().is_some_and(|(_, next)| next.is_done()) {
                 break;
             }
@@ -239,36 +257,27 @@ impl Producer {
         Ok(())
     }
 
-    fn next_submission(&mut self) -> Submission {
-        let first = self.next_number;
-        self.next_number += u64::from(self.plan.batch);
-        if self.plan.batch == 1 {
-            return Submission::One(self.payloads.make(self.id, first));
+    fn record(&mut self, slice: Slice, take: &mut Take, seen: &[Seen], end: Instant) {
+        let latency_ns = |start: Instant| (end - start).as_nanos() as u64;
+        take.latencies_ns.extend(seen.iter().map(|&(start, _)| latency_ns(start)));
+        if self.plan.trace {
+            take.traced.extend(seen.iter().map(|&(start, index)| (index, latency_ns(start))));
         }
-        Submission::Many((first..self.next_number).map(|number| self.payloads.make(self.id, number)).collect())
-    }
-
-    fn record(&mut self, slice: Slice, take: &mut Take, start: Instant, end: Instant) {
-        take.latencies_ns.push((end - start).as_nanos() as u64);
+        let entries = seen.len() as u64 * u64::from(self.plan.batch);
         if (slice.count_from..slice.deadline).contains(&end) {
-            take.counted += u64::from(self.plan.batch);
+            take.counted += entries;
         }
-        self.ask_for_compaction();
+        self.ask_for_compaction(entries);
     }
 
-    fn ask_for_compaction(&mut self) {
+    fn ask_for_compaction(&mut self, entries: u64) {
         let (Some(every), Some(compactor)) = (self.plan.compact_every_bytes, &self.compactor) else { return };
-        self.bytes_since_compaction += u64::from(self.plan.batch) * self.payloads.payload_bytes() as u64;
+        self.bytes_since_compaction += entries * self.payloads.payload_bytes() as u64;
         // A compactor that is still busy with the last request takes this one's entries along next time.
         if self.bytes_since_compaction >= every && compactor.try_send(Request::Compact).is_ok() {
             self.bytes_since_compaction = 0;
         }
     }
-}
-
-enum Submission {
-    One(bytes::Bytes),
-    Many(Vec<bytes::Bytes>),
 }
 
 /// The data behind these locks is valid whatever a thread that panicked was doing.

@@ -1,4 +1,5 @@
-//! Where the bench works: a directory that was empty or not there, with `log/` and `floor/` side by side in it.
+//! Where the bench works: a directory that was empty or not there, with `log/` and `floor/` side by side in it; the
+//! suite's has one such directory per row in it.
 //!
 //! Invariants: nothing that was there before is written or removed; what the bench made is removed when the value is
 //! dropped, except a log that is to be kept. Both live in one directory so that they share a file system, which a
@@ -9,20 +10,48 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+/// A directory to work in. Dropped, it is removed if it was not there before and is empty again.
+#[derive(Debug)]
+pub(crate) struct Root {
+    path: PathBuf,
+    made: bool,
+}
+
+impl Root {
+    /// Takes `dir`, or a new directory of our own.
+    pub(crate) fn take(dir: Option<&Path>) -> Result<Root> {
+        let path = dir.map_or_else(default_root, Path::to_path_buf);
+        let made = !is_there_and_empty(&path)?;
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Root { path, made })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        if self.made {
+            // A directory that is not empty has something in it that is to be kept.
+            let _ = fs::remove_dir(&self.path);
+        }
+    }
+}
+
 /// The bench's directory.
 #[derive(Debug)]
 pub(crate) struct Place {
-    root: PathBuf,
-    made_root: bool,
+    root: Root,
     keep_log: bool,
 }
 
 impl Place {
     /// Takes `dir`, or a new directory of our own.
     pub(crate) fn take(dir: Option<&Path>, keep_log: bool) -> Result<Place> {
-        let root = dir.map_or_else(default_root, Path::to_path_buf);
-        let made_root = !is_there_and_empty(&root)?;
-        let place = Place { root, made_root, keep_log };
+        let place = Place { root: Root::take(dir)?, keep_log };
         for path in [place.log(), place.floor()] {
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
@@ -31,7 +60,7 @@ impl Place {
 
     /// The log's own directory.
     pub(crate) fn log(&self) -> PathBuf {
-        self.root.join("log")
+        self.root.path.join("log")
     }
 
     /// Leaves the log on the disk after all.
@@ -41,7 +70,7 @@ impl Place {
 
     /// The directory of the floor's files.
     pub(crate) fn floor(&self) -> PathBuf {
-        self.root.join("floor")
+        self.root.path.join("floor")
     }
 }
 
@@ -51,9 +80,6 @@ impl Drop for Place {
         let _ = fs::remove_dir_all(self.floor());
         if !self.keep_log {
             let _ = fs::remove_dir_all(self.log());
-            if self.made_root {
-                let _ = fs::remove_dir(&self.root);
-            }
         }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::args::BenchArgs;
-use crate::bench::figures::Figures;
+use crate::bench::figures::{BusyThread, Figures};
 use crate::engine::{Durability, Wait};
 use crate::text::{bytes, count, print, value};
 
@@ -124,12 +124,17 @@ pub(crate) fn open_json(path: Option<&Path>) -> Result<Option<File>> {
 /// Hands the report out: JSON into its file, the table (or, asked for with `-`, the JSON) to the screen.
 pub(crate) fn publish(report: &Report, args: &BenchArgs, json_file: Option<File>) -> Result<()> {
     let json = serde_json::to_string_pretty(report).context("cannot write the figures as JSON")? + "\n";
+    let show_json = args.json.as_deref() == Some(Path::new("-"));
+    hand_out(json, json_file, (!show_json).then(|| table(report, args.durability)))
+}
+
+/// JSON into its file if there is one; the table to the screen, or the JSON where there is no table.
+pub(crate) fn hand_out(json: String, json_file: Option<File>, table: Option<String>) -> Result<()> {
     if let Some(mut file) = json_file {
         let written = file.set_len(0).and_then(|()| file.write_all(json.as_bytes()));
         written.context("cannot write the JSON file")?;
     }
-    let on_screen = if args.json.as_deref() == Some(Path::new("-")) { json } else { table(report, args.durability) };
-    Ok(print(&on_screen)?)
+    Ok(print(&table.unwrap_or(json))?)
 }
 
 /// The report as a table; units are in the first column.
@@ -190,6 +195,10 @@ fn details(table: &mut String, report: &Report) {
     line("bytes written per payload byte", value(figures.bytes_written_per_payload_byte));
     line("device flushes per acknowledged entry", or_unknown(figures.device_flushes_per_ack));
     line("CPU seconds per million acknowledged entries", value(figures.cpu_seconds_per_million_acks));
+    line("share of all CPUs this process used", format!("{} %", value(100.0 * figures.cpu_share)));
+    if let Some(BusyThread { name, cpu_share }) = &figures.busiest_thread {
+        line("busiest thread", format!("{name}, {} % of a CPU", value(100.0 * cpu_share)));
+    }
     line("hand-over, two parked threads there and back", format!("{} us", value(floor.handover_us)));
     line("4 KiB writes, several at a time", format!("{} /s", value(floor.writes_per_s_depthN)));
     line("peak memory", format!("{} MB", or_unknown(report.peak_rss_mb)));

@@ -16,6 +16,7 @@ use crate::bench::counters::{Device, cpu_time};
 use crate::bench::floor::{BLOCK_BYTES, Floor, SEQUENTIAL_BYTES};
 use crate::bench::handover;
 use crate::bench::load::Load;
+use crate::bench::threads::ThreadTimes;
 use crate::engine::Target;
 
 /// Length of a slice.
@@ -35,6 +36,11 @@ pub(crate) struct LogSlice {
     pub(crate) counted_s: f64,
     pub(crate) p50_ns: u64,
     pub(crate) cpu_s: f64,
+    /// From the start of the load to its last ack, and the CPU time of this process within it.
+    pub(crate) busy_wall_s: f64,
+    pub(crate) busy_cpu_s: f64,
+    /// CPU time that each thread used.
+    pub(crate) threads: ThreadTimes,
     /// Flushes of the device, where it counts them.
     pub(crate) flushes: Option<u64>,
     pub(crate) frames: u64,
@@ -71,6 +77,7 @@ impl Bench<'_> {
     /// Measures the log; every latency also goes to `all`.
     pub(crate) fn log_slice(&self, all: &mut Histogram<u64>) -> Result<LogSlice> {
         let before = self.target.counters();
+        let (threads, start) = (ThreadTimes::now(), Instant::now());
         let (cpu, flushes) = (cpu_time(), self.device.and_then(Device::flushes));
         let (mut slice, mut latencies) = (LogSlice::default(), Histogram::<u64>::new(3)?);
         let mut takes_ns = Vec::new();
@@ -78,10 +85,13 @@ impl Bench<'_> {
             slice.counted += take.counted;
             takes_ns.extend_from_slice(&take.latencies_ns);
         })?;
+        slice.busy_cpu_s = (cpu_time() - cpu).as_secs_f64();
+        slice.busy_wall_s = start.elapsed().as_secs_f64();
         self.compactor.rest()?;
         slice.counted_s = (counted + self.get_quiet()).as_secs_f64();
         slice.cpu_s = (cpu_time() - cpu).as_secs_f64();
         slice.flushes = self.device.and_then(Device::flushes).zip(flushes).map(|(now, then)| now - then);
+        slice.threads = ThreadTimes::now().since(&threads);
 
         takes_ns.iter().try_for_each(|&ns| latencies.record(ns))?;
         all.add(&latencies)?;
