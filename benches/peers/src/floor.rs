@@ -1,8 +1,8 @@
 //! The device's floor: single 4 KiB writes, one at a time, each durable when it returns, with no log around them.
 //!
-//! The files are filled with zeros and synced before the first round and opened `O_DIRECT | O_DSYNC`; the writes advance
-//! through all of them before they start over. Where the file system refuses direct writes they go through the page
-//! cache, and the report says so.
+//! The files are filled with zeros and synced before the first round and opened `O_DIRECT | O_DSYNC`; the writes
+//! advance through all of them before they start over. Where the file system refuses direct writes they go through the
+//! page cache, and the report says so.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

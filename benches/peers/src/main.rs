@@ -8,6 +8,7 @@ mod args;
 mod engine;
 mod engines;
 mod floor;
+mod flushes;
 mod interrupt;
 mod load;
 mod place;

@@ -1,4 +1,5 @@
-//! Where the comparison works: a new directory in the one that was asked for, removed with all that is in it at the end.
+//! Where the comparison works: a new directory in the one that was asked for, removed with all that is in it at the
+//! end.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,11 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use crate::flushes::Flushes;
+
 /// The working directory.
 #[derive(Debug)]
 pub(crate) struct Place {
     root: TempDir,
     parent: PathBuf,
+    flushes: Option<Flushes>,
 }
 
 impl Place {
@@ -19,12 +23,18 @@ impl Place {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         let root = tempfile::Builder::new().prefix("ringwal-peers-").tempdir_in(parent);
         let root = root.with_context(|| format!("cannot make a directory in {}", parent.display()))?;
-        Ok(Place { root, parent: parent.to_path_buf() })
+        let flushes = Flushes::under(root.path());
+        Ok(Place { root, parent: parent.to_path_buf(), flushes })
     }
 
     /// The directory it was made in.
     pub(crate) fn parent(&self) -> &Path {
         &self.parent
+    }
+
+    /// Flushes that the device was sent since the machine started, if anybody counts.
+    pub(crate) fn flushes(&self) -> Option<u64> {
+        self.flushes.as_ref()?.count()
     }
 
     /// A new, empty directory of this name.

@@ -65,6 +65,7 @@ struct Row {
     p50_us: f64,
     p99_us: f64,
     cpu_s_per_million_acks: f64,
+    flushes_per_call: f64,
     rounds: Vec<Reached>,
     failures: Vec<String>,
 }
@@ -142,7 +143,7 @@ impl Table {
             "    floor: {:.0} writes of 4 KiB/s one at a time, p50 {:.0} us",
             self.floor_writes_per_s, self.floor_p50_us
         );
-        println!("    engine             acks/s  x floor  x ringwal     p50 us     p99 us  CPU s/M acks");
+        println!("    engine             acks/s  x floor  x ringwal     p50 us     p99 us  CPU s/M acks  flushes/call");
         self.rows.iter().for_each(Row::print);
     }
 }
@@ -162,6 +163,7 @@ impl Row {
             p50_us: of(|reached| reached.p50_us),
             p99_us: of(|reached| reached.p99_us),
             cpu_s_per_million_acks: of(|reached| reached.cpu_s_per_million_acks),
+            flushes_per_call: of(|reached| reached.flushes_per_call.unwrap_or(f64::NAN)),
             rounds: turns.iter().filter_map(|turn| reached(turn, number)).collect(),
             failures: turns.iter().filter_map(|turn| turn.outcomes.get(number)?.as_ref().err().cloned()).collect(),
         }
@@ -169,7 +171,7 @@ impl Row {
 
     fn print(&self) {
         println!(
-            "    {:<12} {:>12} {:>8} {:>10} {:>10} {:>10} {:>13}",
+            "    {:<12} {:>12} {:>8} {:>10} {:>10} {:>10} {:>13} {:>13}",
             self.engine,
             text(self.acks_per_s, 0),
             text(self.acks_to_floor, 2),
@@ -177,6 +179,7 @@ impl Row {
             text(self.p50_us, 0),
             text(self.p99_us, 0),
             text(self.cpu_s_per_million_acks, 2),
+            text(self.flushes_per_call, 2),
         );
         for failure in &self.failures {
             println!("        {} failed: {failure}", self.engine);
@@ -208,8 +211,14 @@ mod tests {
     use crate::floor::Writes;
 
     fn turn(acks: [Option<f64>; 2]) -> Turn {
-        let reached =
-            |acks_per_s| Reached { acks_per_s, p50_us: 1.0, p99_us: 2.0, cpu_s_per_million_acks: 3.0, acked: 1 };
+        let reached = |acks_per_s| Reached {
+            acks_per_s,
+            p50_us: 1.0,
+            p99_us: 2.0,
+            cpu_s_per_million_acks: 3.0,
+            flushes_per_call: None,
+            acked: 1,
+        };
         let outcome = |acks: Option<f64>| acks.map(reached).ok_or_else(|| "lost".to_owned());
         let floor = Writes { latencies_ns: vec![1000; 10], time: Duration::from_secs(1) };
         Turn { floor, outcomes: acks.map(outcome).to_vec() }

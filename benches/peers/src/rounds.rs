@@ -1,6 +1,6 @@
 //! The rounds: every engine gets every load once in each, in an order that rotates, so that none always comes first,
-//! after the same neighbour, or when the disk is at its best. The floor is measured before and after the engines of each
-//! load, so that it brackets them.
+//! after the same neighbour, or when the disk is at its best. The floor is measured before and after the engines of
+//! each load, so that it brackets them.
 
 use std::fs;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! One engine, one load, once: open, warm up, run the producers in a closed loop, close, open again and count.
 //!
-//! Only calls that end between the end of the ramp and the deadline count for rates, latencies and CPU time; all of them
-//! count for the check that nothing acknowledged is missing. Opening, warming up and checking are outside of every
+//! Only calls that end between the end of the ramp and the deadline count for rates, latencies and CPU time; all of
+//! them count for the check that nothing acknowledged is missing. Opening, warming up and checking are outside of every
 //! measured time. CPU time is that of the whole process: producers, the engine's own threads and the kernel's work for
 //! them.
 
@@ -31,6 +31,8 @@ pub(crate) struct Reached {
     pub(crate) p99_us: f64,
     /// CPU time of the process per million acknowledged entries.
     pub(crate) cpu_s_per_million_acks: f64,
+    /// Flushes that the device was sent per call, whoever sent them; `null` if nobody counts.
+    pub(crate) flushes_per_call: Option<f64>,
     /// Entries acknowledged in all, each of which was found again.
     pub(crate) acked: u64,
 }
@@ -40,6 +42,14 @@ pub(crate) struct Reached {
 struct Seen {
     acked: u64,
     counted_latencies_ns: Vec<u64>,
+}
+
+/// What the counted time cost.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    time: Duration,
+    cpu: Duration,
+    flushes: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -52,23 +62,25 @@ struct Window {
 pub(crate) fn run(contestant: &Contestant, place: &Place, dir: &Path, load: &Load, time: Duration) -> Result<Reached> {
     let engine = (contestant.open)(dir, load).context("cannot open")?;
     place.settle()?;
-    let (seen, counted, cpu) = drive(engine.as_ref(), load, time)?;
+    let (seen, spent) = drive(engine.as_ref(), place, load, time)?;
     let acked = seen.acked;
     let found = engine.close_and_count().context("cannot close, open again and count")?;
     ensure!(found == acked, "{acked} entries were acknowledged, {found} were found after a reopen");
-    reached(seen, load, counted, cpu)
+    reached(seen, load, spent)
 }
 
-fn reached(mut seen: Seen, load: &Load, counted: Duration, cpu: Duration) -> Result<Reached> {
+fn reached(mut seen: Seen, load: &Load, spent: Spent) -> Result<Reached> {
     let latencies = &mut seen.counted_latencies_ns;
     ensure!(!latencies.is_empty(), "not a single call ended in the counted time");
     latencies.sort_unstable();
-    let acks = (latencies.len() * load.batch) as f64;
+    let calls = latencies.len() as f64;
+    let acks = calls * load.batch as f64;
     Ok(Reached {
-        acks_per_s: acks / counted.as_secs_f64(),
+        acks_per_s: acks / spent.time.as_secs_f64(),
         p50_us: quantile(latencies, 0.5) / 1e3,
         p99_us: quantile(latencies, 0.99) / 1e3,
-        cpu_s_per_million_acks: cpu.as_secs_f64() * 1e6 / acks,
+        cpu_s_per_million_acks: spent.cpu.as_secs_f64() * 1e6 / acks,
+        flushes_per_call: spent.flushes.map(|flushes| flushes as f64 / calls),
         acked: seen.acked,
     })
 }
@@ -79,8 +91,8 @@ pub(crate) fn quantile(sorted: &[u64], share: f64) -> f64 {
     sorted.get(rank.saturating_sub(1)).map_or(0.0, |value| *value as f64)
 }
 
-/// Lets the producers run: what they saw, the counted time and the CPU time used in it.
-fn drive(engine: &dyn Engine, load: &Load, time: Duration) -> Result<(Seen, Duration, Duration)> {
+/// Lets the producers run: what they saw, and what the counted time cost.
+fn drive(engine: &dyn Engine, place: &Place, load: &Load, time: Duration) -> Result<(Seen, Spent)> {
     let start = Barrier::new(load.producers + 1);
     let begin = std::sync::OnceLock::new();
     std::thread::scope(|scope| {
@@ -96,14 +108,14 @@ fn drive(engine: &dyn Engine, load: &Load, time: Duration) -> Result<(Seen, Dura
         let producers = (0..load.producers).map(|producer| scope.spawn(produce(producer))).collect::<Vec<_>>();
         start.wait();
         let window = *begin.get_or_init(|| Window::starting_now(time));
-        let (counted, cpu) = watch(window);
+        let spent = watch(window, place);
         let mut all = Seen::default();
         for producer in producers {
             let seen = producer.join().map_err(|_| anyhow!("a producer panicked"))?.context("an append failed")?;
             all.acked += seen.acked;
             all.counted_latencies_ns.extend(seen.counted_latencies_ns);
         }
-        Ok((all, counted, cpu))
+        Ok((all, spent))
     })
 }
 
@@ -136,12 +148,16 @@ fn append(engine: &dyn Engine, producer: usize, mut call: Vec<bytes::Bytes>) -> 
     }
 }
 
-/// Sleeps through the window: its length, and the CPU time that this process used in it.
-fn watch(window: Window) -> (Duration, Duration) {
+/// Sleeps through the window and sees what it cost.
+fn watch(window: Window, place: &Place) -> Spent {
     sleep(window.count_from.saturating_duration_since(Instant::now()));
-    let before = cpu_time();
+    let (cpu_before, flushes_before) = (cpu_time(), place.flushes());
     sleep(window.deadline.saturating_duration_since(Instant::now()));
-    (window.deadline - window.count_from, cpu_time().saturating_sub(before))
+    Spent {
+        time: window.deadline - window.count_from,
+        cpu: cpu_time().saturating_sub(cpu_before),
+        flushes: place.flushes().zip(flushes_before).and_then(|(after, before)| after.checked_sub(before)),
+    }
 }
 
 fn cpu_time() -> Duration {

@@ -1,10 +1,11 @@
 //! raft-engine, the log of TiKV: one log for many Raft groups, grouping the writes of its callers.
 //!
-//! Each producer is a Raft group of its own, as it would be in TiKV, so that calls are independent and can share a sync.
-//! Files are 64 MiB, as ringwal's segments, and prefilled with zeros, which is the engine's own setting against slow
-//! syncs on fresh extents: three of them, ready before the clock runs (ringwal prepares its own while it runs). The first
-//! file is never a prefilled one, so it is filled up in the warm-up. Compression is off: random payloads do not
-//! compress, and trying would only cost time. The in-memory index of all entries that the engine keeps is part of it.
+//! Each producer is a Raft group of its own, as it would be in TiKV, so that calls are independent and can share a
+//! sync. Files are 64 MiB, as ringwal's segments, and prefilled with zeros, which is the engine's own setting against
+//! slow syncs on fresh extents: three of them, ready before the clock runs (ringwal prepares its own while it runs).
+//! The first file is never a prefilled one, so it is filled up in the warm-up. Compression is off: random payloads do
+//! not compress, and trying would only cost time. The in-memory index of all entries that the engine keeps is part of
+//! it.
 //!
 //! An entry is encoded as a Raft entry is: a protobuf message of an index and bytes. Nothing is purged during a run.
 

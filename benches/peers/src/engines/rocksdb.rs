@@ -3,8 +3,8 @@
 //! Pipelined writes are on, so that the next group writes its log while the last one fills its memtable. The memtable
 //! is 1 GiB: none is flushed during a run, and no compaction runs. Log files are recycled, which is the engine's own
 //! setting against slow syncs on fresh extents; the warm-up fills two logs of 192 MiB with data that is nowhere but in
-//! the log and flushes after each, so that the run starts in a recycled one. Closing does not flush: what is counted was
-//! recovered from the log. The memtable is part of the engine and of its cost; compression plays no part.
+//! the log and flushes after each, so that the run starts in a recycled one. Closing does not flush: what is counted
+//! was recovered from the log. The memtable is part of the engine and of its cost; compression plays no part.
 //!
 //! A key is the producer and the number of its entry, 12 bytes.
 

@@ -1,10 +1,10 @@
 //! sqlite in WAL mode: every call is a transaction that inserts its entries into one table.
 //!
 //! `synchronous = FULL` syncs the WAL at each commit. sqlite has one writer at a time and no group commit. There is one
-//! connection behind a mutex, with an exclusive locking mode that spares it the shared-memory index: connections per
-//! thread wait for each other by sleeping and trying again, which is slower. Checkpoints come every 64 MiB instead of
-//! every 4 MiB, and the warm-up fills that much of the WAL and checkpoints it, so that the run overwrites blocks that
-//! are there, which is when a sync is cheapest.
+//! connection behind a mutex, with an exclusive locking mode that spares it the shared-memory index. A connection per
+//! thread with a busy timeout was tried: no faster, and those that wait sleep while one of them makes all the commits.
+//! Checkpoints come every 64 MiB instead of every 4 MiB, and the warm-up fills that much of the WAL and checkpoints it,
+//! so that the run overwrites blocks that are there, which is when a sync is cheapest.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
