@@ -65,7 +65,7 @@ fn fill_log(db: &DB) -> Result<()> {
     for _ in 0..WARM_UP_LOG_BYTES / WARM_UP_RECORD_BYTES {
         let mut batch = WriteBatch::default();
         batch.put_log_data(&record);
-        db.write(&batch)?;
+        db.write(batch)?;
     }
     // Without a key there is nothing to flush, and the log would be kept.
     db.put(WARM_UP_KEY, b"")?;
@@ -91,7 +91,7 @@ impl Engine for RocksDb {
         for (number, payload) in (first..).zip(&payloads) {
             batch.put(key(producer, number), payload);
         }
-        Ok(self.db.write_opt(&batch, &self.durable)?)
+        Ok(self.db.write_opt(batch, &self.durable)?)
     }
 
     fn close_and_count(self: Box<Self>) -> Result<u64> {
