@@ -108,7 +108,7 @@ impl Report {
         }
         println!();
         for engine in &self.engines {
-            println!("{:<12} {:<35} {}", engine.name, engine.version, engine.durability);
+            println!("{:<12} {:<38} {}", engine.name, engine.version, engine.durability);
         }
         self.loads.iter().for_each(Table::print);
     }
