@@ -1,0 +1,36 @@
+//! What every engine is to the comparison.
+
+use std::path::Path;
+
+use anyhow::Result;
+use bytes::Bytes;
+
+use crate::load::Load;
+
+/// An open log. Every method may be called from many threads at once.
+///
+/// Both appends return when their entries survive power loss; a batch is one call to the engine, as atomic as the
+/// engine makes it. `producer` counts from zero to the load's producers: engines that have several logs in one give
+/// each producer its own.
+pub(crate) trait Engine: Send + Sync {
+    /// Appends one entry.
+    fn append(&self, producer: usize, payload: Bytes) -> Result<()>;
+
+    /// Appends several entries together.
+    fn append_batch(&self, producer: usize, payloads: Vec<Bytes>) -> Result<()>;
+
+    /// Closes the log, opens it again as a program after a restart would, and counts the entries it finds.
+    fn close_and_count(self: Box<Self>) -> Result<u64>;
+}
+
+/// One engine before it is opened: who it is and how it is configured.
+pub(crate) struct Contestant {
+    /// As it is called on the command line.
+    pub(crate) name: &'static str,
+    /// The versions of what was built in.
+    pub(crate) version: fn() -> String,
+    /// What stands behind its acks, in words.
+    pub(crate) durability: &'static str,
+    /// Makes a new log in this directory, which is there and empty, warmed up as its file says.
+    pub(crate) open: fn(&Path, &Load) -> Result<Box<dyn Engine>>,
+}

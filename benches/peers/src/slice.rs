@@ -1,0 +1,222 @@
+//! One engine, one load, once: open, warm up, run the producers in a closed loop, close, open again and count.
+//!
+//! Only calls that end between the end of the ramp and the deadline count for rates, latencies and CPU time; all of
+//! them count for the check that nothing acknowledged is missing. Opening, warming up and checking are outside of every
+//! measured time. CPU time is that of the whole process: producers, the engine's own threads and the kernel's work for
+//! them.
+
+use std::path::Path;
+use std::sync::Barrier;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::engine::{Contestant, Engine};
+use crate::load::{Load, Payloads};
+use crate::place::Place;
+
+/// Share of the time before the counting starts, in which the loop fills and the engine adapts.
+const RAMP_SHARE: u32 = 10;
+
+/// What an engine reached.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Reached {
+    /// Entries acknowledged per second.
+    pub(crate) acks_per_s: f64,
+    /// Time of a call, from before it to after it.
+    pub(crate) p50_us: f64,
+    pub(crate) p99_us: f64,
+    /// CPU time of the process per million acknowledged entries.
+    pub(crate) cpu_s_per_million_acks: f64,
+    /// Flushes that the device was sent per call, whoever sent them; `null` if nobody counts.
+    pub(crate) flushes_per_call: Option<f64>,
+    /// Entries acknowledged in all, each of which was found again.
+    pub(crate) acked: u64,
+}
+
+/// What one producer saw.
+#[derive(Debug, Default)]
+struct Seen {
+    acked: u64,
+    counted_latencies_ns: Vec<u64>,
+}
+
+/// What the counted time cost.
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    time: Duration,
+    cpu: Duration,
+    flushes: Option<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Window {
+    count_from: Instant,
+    deadline: Instant,
+}
+
+/// Runs one slice in a directory of its own, which must be empty.
+pub(crate) fn run(contestant: &Contestant, place: &Place, dir: &Path, load: &Load, time: Duration) -> Result<Reached> {
+    let engine = (contestant.open)(dir, load).context("cannot open")?;
+    place.settle()?;
+    let (seen, spent) = drive(engine.as_ref(), place, load, time)?;
+    let acked = seen.acked;
+    let found = engine.close_and_count().context("cannot close, open again and count")?;
+    ensure!(found == acked, "{acked} entries were acknowledged, {found} were found after a reopen");
+    reached(seen, load, spent)
+}
+
+fn reached(mut seen: Seen, load: &Load, spent: Spent) -> Result<Reached> {
+    let latencies = &mut seen.counted_latencies_ns;
+    ensure!(!latencies.is_empty(), "not a single call ended in the counted time");
+    latencies.sort_unstable();
+    let calls = latencies.len() as f64;
+    let acks = calls * load.batch as f64;
+    Ok(Reached {
+        acks_per_s: acks / spent.time.as_secs_f64(),
+        p50_us: quantile(latencies, 0.5) / 1e3,
+        p99_us: quantile(latencies, 0.99) / 1e3,
+        cpu_s_per_million_acks: spent.cpu.as_secs_f64() * 1e6 / acks,
+        flushes_per_call: spent.flushes.map(|flushes| flushes as f64 / calls),
+        acked: seen.acked,
+    })
+}
+
+/// The value at or below which this share of the sorted values lies; zero of none.
+pub(crate) fn quantile(sorted: &[u64], share: f64) -> f64 {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).map_or(0.0, |value| *value as f64)
+}
+
+/// Lets the producers run: what they saw, and what the counted time cost.
+fn drive(engine: &dyn Engine, place: &Place, load: &Load, time: Duration) -> Result<(Seen, Spent)> {
+    let start = Barrier::new(load.producers + 1);
+    let begin = std::sync::OnceLock::new();
+    std::thread::scope(|scope| {
+        let (start, begin) = (&start, &begin);
+        let produce = |producer| {
+            move || {
+                let payloads = Payloads::new(producer, load.payload_bytes);
+                start.wait();
+                let window = *begin.get_or_init(|| Window::starting_now(time));
+                run_producer(engine, load, producer, payloads, window)
+            }
+        };
+        let producers = (0..load.producers).map(|producer| scope.spawn(produce(producer))).collect::<Vec<_>>();
+        start.wait();
+        let window = *begin.get_or_init(|| Window::starting_now(time));
+        let spent = watch(window, place);
+        let mut all = Seen::default();
+        for producer in producers {
+            let seen = producer.join().map_err(|_| anyhow!("a producer panicked"))?.context("an append failed")?;
+            all.acked += seen.acked;
+            all.counted_latencies_ns.extend(seen.counted_latencies_ns);
+        }
+        Ok((all, spent))
+    })
+}
+
+impl Window {
+    fn starting_now(time: Duration) -> Window {
+        let now = Instant::now();
+        Window { count_from: now + time / RAMP_SHARE, deadline: now + time }
+    }
+}
+
+fn run_producer(engine: &dyn Engine, load: &Load, producer: usize, from: Payloads, window: Window) -> Result<Seen> {
+    let (mut payloads, mut seen, mut now) = (from, Seen::default(), Instant::now());
+    while now < window.deadline {
+        let call = (0..load.batch).map(|_| payloads.make()).collect::<Vec<_>>();
+        let before = Instant::now();
+        append(engine, producer, call)?;
+        now = Instant::now();
+        seen.acked += load.batch as u64;
+        if (window.count_from..window.deadline).contains(&now) {
+            seen.counted_latencies_ns.push((now - before).as_nanos() as u64);
+        }
+    }
+    Ok(seen)
+}
+
+fn append(engine: &dyn Engine, producer: usize, mut call: Vec<bytes::Bytes>) -> Result<()> {
+    match call.len() {
+        1 => call.pop().map_or(Ok(()), |payload| engine.append(producer, payload)),
+        _ => engine.append_batch(producer, call),
+    }
+}
+
+/// Sleeps through the window and sees what it cost.
+fn watch(window: Window, place: &Place) -> Spent {
+    sleep(window.count_from.saturating_duration_since(Instant::now()));
+    let (cpu_before, flushes_before) = (cpu_time(), place.flushes());
+    sleep(window.deadline.saturating_duration_since(Instant::now()));
+    Spent {
+        time: window.deadline - window.count_from,
+        cpu: cpu_time().saturating_sub(cpu_before),
+        flushes: place.flushes().zip(flushes_before).and_then(|(after, before)| after.checked_sub(before)),
+    }
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// Counts and, if it is to, loses the last entry.
+    struct Counter {
+        kept: AtomicU64,
+        loses: u64,
+    }
+
+    impl Engine for Counter {
+        fn append(&self, producer: usize, payload: Bytes) -> Result<()> {
+            self.append_batch(producer, vec![payload])
+        }
+
+        fn append_batch(&self, _: usize, payloads: Vec<Bytes>) -> Result<()> {
+            sleep(Duration::from_millis(1));
+            self.kept.fetch_add(payloads.len() as u64, Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn close_and_count(self: Box<Self>) -> Result<u64> {
+            Ok(self.kept.into_inner() - self.loses)
+        }
+    }
+
+    fn run_counter(open: fn(&Path, &Load) -> Result<Box<dyn Engine>>) -> Result<Reached> {
+        let contestant = Contestant { name: "counter", version: String::new, durability: "none", open };
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::make(dir.path()).unwrap();
+        let load = Load { producers: 2, batch: 3, payload_bytes: 10 };
+        run(&contestant, &place, dir.path(), &load, Duration::from_millis(100))
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_counted_and_must_be_found() {
+        let whole = run_counter(|_, _| Ok(Box::new(Counter { kept: AtomicU64::new(0), loses: 0 }))).unwrap();
+        assert!(
+            whole.acked > 0 && whole.acked.is_multiple_of(3) && whole.p50_us >= 1000.0 && whole.p99_us >= whole.p50_us
+        );
+        let lossy = run_counter(|_, _| Ok(Box::new(Counter { kept: AtomicU64::new(0), loses: 1 })));
+        assert!(lossy.unwrap_err().to_string().contains("were found after a reopen"));
+    }
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let sorted = (1..=100).collect::<Vec<u64>>();
+        assert_eq!([0.5, 0.99, 1.0].map(|share| quantile(&sorted, share)), [50.0, 99.0, 100.0]);
+        assert_eq!(quantile(&[], 0.5), 0.0);
+    }
+}
