@@ -66,11 +66,6 @@ impl Bell {
         matches!(self.change(QUIET, IN_RUNTIME), Err(RUNG))
     }
 
-    /// Whether somebody rang since the last wait ended.
-    pub(super) fn has_rung(&self) -> bool {
-        self.state.load(Ordering::Acquire) == RUNG
-    }
-
     /// Ends a wait: takes back the sleeper's state, and tells whether somebody rang.
     pub(super) fn silence(&self) -> bool {
         self.state.swap(QUIET, Ordering::AcqRel) == RUNG

@@ -190,9 +190,6 @@ pub struct Completion {
 pub enum PollWait {
     /// Not at all: hand everything to the kernel, take what is complete, return.
     No,
-    /// As `No`, and then look for completions without sleeping, until there is one, the alarm rings, or the time is over.
-    /// Where looking costs as much as sleeping would, it is `No`.
-    Spin(Duration),
     /// Until something completes, the alarm rings, or the time is over.
     AtMost(Duration),
 }

@@ -79,9 +79,7 @@ impl Driver for SyscallDriver {
                 done.extend(queued.into_iter().map(|operation| self.perform(operation)));
                 self.bell.silence();
             }
-            PollWait::No | PollWait::Spin(_) => {
-                done.extend(queued.into_iter().map(|operation| self.perform(operation)))
-            }
+            PollWait::No => done.extend(queued.into_iter().map(|operation| self.perform(operation))),
         }
     }
 

@@ -13,6 +13,10 @@
 /// The longest hold is the time of a write divided by this.
 const HOLD_PART: u64 = 4;
 
+/// With more calls than this on their way back nothing is held: they keep every CPU busy for longer than a hold may
+/// last, and the writer had better be at work meanwhile.
+const RELEASED_MAX: u64 = 32;
+
 /// Shares are counted in parts of this.
 const WHOLE: u64 = 256;
 
@@ -71,7 +75,7 @@ impl Gather {
     /// Until when a pending frame of `calls` calls should be held; `None` if it should go now.
     pub(crate) fn holds(&self, now_ns: u64, calls: u64) -> Option<u64> {
         let until = self.released_at_ns + self.write_ns / HOLD_PART;
-        (calls < self.worth_calls() && now_ns < until).then_some(until)
+        (self.released <= RELEASED_MAX && calls < self.worth_calls() && now_ns < until).then_some(until)
     }
 
     /// Smoothed time of a write, in nanoseconds.

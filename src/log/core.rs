@@ -102,8 +102,8 @@ pub(crate) struct Core {
     /// Tickets of `sync` calls, by the frame that must be durable.
     pub(crate) syncs: VecDeque<(u64, Arc<Ticket>)>,
     pub(crate) writer: WriterState,
-    /// When the pending frame took its first batch.
-    pub(crate) pending_since: Option<Instant>,
+    /// When each frame that the writer did not take yet took its first batch, oldest first.
+    pub(crate) since: VecDeque<(u64, Instant)>,
     pub(crate) spare: SpareWork,
     /// Files of the segments that may still be written: the active one and the spares.
     pub(crate) files: BTreeMap<u64, Arc<dyn DiskFile>>,
@@ -182,8 +182,8 @@ impl Core {
             true => self.tell_next(accepted.indexes.clone(), accepted.number),
             false => self.take_in_operations(accepted),
         }
-        if self.pending_since.is_none() && accepted.operation_count > 0 {
-            self.pending_since = Some(Instant::now());
+        if accepted.operation_count > 0 && self.since.back().is_none_or(|(newest, _)| *newest < accepted.number) {
+            self.since.push_back((accepted.number, Instant::now()));
         }
         if !self.subscribers.is_empty() {
             self.notify_subscribers(|subscriber| !subscriber.waits_for_durable());
@@ -224,9 +224,8 @@ impl Core {
             self.tail.push(&frame);
         }
         shared.next_calls.store(self.sequencer.next_calls(), Ordering::Relaxed);
-        let is_last = self.sequencer.peek_frame().is_none();
-        let since = if is_last { self.pending_since.take() } else { self.pending_since };
-        Some((frame, since))
+        let since = self.since.pop_front_if(|(number, _)| *number <= frame.number);
+        Some((frame, since.map(|(_, since)| since)))
     }
 
     /// An entry that is in memory.

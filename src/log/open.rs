@@ -185,7 +185,7 @@ fn share(
         waiting: VecDeque::new(),
         syncs: VecDeque::new(),
         writer: WriterState::Awake,
-        pending_since: None,
+        since: VecDeque::new(),
         spare: SpareWork::default(),
         files,
         handles,

@@ -42,9 +42,6 @@ pub(crate) fn in_callback() -> bool {
 /// Longest wait for completions before the writer looks around: a lost wake-up would show as a delay, not as a hang.
 const POLL_MAX: Duration = Duration::from_millis(500);
 
-/// A write that takes longer than so many times what may be spun is slept through: it is not worth a CPU.
-const SPIN_PARTS_MAX: u32 = 4;
-
 /// Buffers kept for reuse.
 const BUFFERS_MAX: usize = 8;
 
@@ -115,7 +112,7 @@ impl Writer {
             self.submit_ready();
             self.sync_if_due();
             if !self.pipeline.is_idle() {
-                self.await_completions(&mut done);
+                self.driver.poll(PollWait::AtMost(self.poll_limit()), &mut done);
                 self.on_completions(&mut done);
             } else if self.is_closing && self.finish_closing() {
                 return;
@@ -195,7 +192,7 @@ impl Writer {
         let is_closed = core.sequencer.has_closed() || self.is_closing;
         let calls = core.sequencer.next_calls();
         let linger = self.shared.config.linger;
-        let lingers = !is_closed && core.pending_since.is_some_and(|since| since.elapsed() < linger);
+        let lingers = !is_closed && core.since.front().is_some_and(|(_, since)| since.elapsed() < linger);
         if lingers && !linger.is_zero() && self.pipeline.admits(bytes, goes_alone) {
             return Step::Wait { worth_bytes: self.pipeline.worth_bytes() };
         }
@@ -427,24 +424,6 @@ impl Writer {
         !self.shared.core().syncs.is_empty()
     }
 
-    fn await_completions(&mut self, done: &mut Vec<Completion>) {
-        if let Some(limit) = self.spin_limit() {
-            self.driver.poll(PollWait::Spin(limit), done);
-            // A ring that ended the spinning counts as taken note of: what it is about is looked for by the caller.
-            if !done.is_empty() || self.has_work() {
-                return;
-            }
-        }
-        self.driver.poll(PollWait::AtMost(self.poll_limit()), done);
-    }
-
-    /// How long to spin for completions: through a write that usually takes no more than a few times the limit.
-    fn spin_limit(&self) -> Option<Duration> {
-        let Wait::Spin(limit) = self.shared.config.wait else { return None };
-        let write = Duration::from_nanos(self.pipeline.write_ns());
-        (write <= SPIN_PARTS_MAX * limit).then_some(write + limit / 2)
-    }
-
     fn poll_limit(&self) -> Duration {
         self.until_sync().map_or(POLL_MAX, |until| until.min(POLL_MAX))
     }
@@ -477,7 +456,8 @@ impl Writer {
         }
         let limit = {
             let mut core = self.shared.core();
-            let pending = core.pending_since.filter(|_| core.sequencer.peek_frame().is_some() && !self.has_failed);
+            let is_pending = core.sequencer.peek_frame().is_some() && !self.has_failed;
+            let pending = core.since.front().map(|(_, since)| *since).filter(|_| is_pending);
             if pending.is_some() && self.shared.config.linger.is_zero() || self.is_called(&core) {
                 return;
             }
