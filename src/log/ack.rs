@@ -75,6 +75,11 @@ impl Ticket {
         self.state.load(Ordering::Acquire) != WAITING
     }
 
+    /// How many threads sleep: waking each costs about a microsecond.
+    pub(crate) fn sleepers(&self) -> u32 {
+        self.sleepers.load(Ordering::Relaxed)
+    }
+
     /// The frame is acknowledged: wakes everyone who waits for it. `now_ns` is 0 where the wake is not to be measured.
     pub(crate) fn acknowledge(&self, now_ns: u64) {
         self.settled_ns.store(now_ns, Ordering::Relaxed);

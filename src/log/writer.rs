@@ -42,6 +42,10 @@ pub(crate) fn in_callback() -> bool {
 /// Longest wait for completions before the writer looks around: a lost wake-up would show as a delay, not as a hang.
 const POLL_MAX: Duration = Duration::from_millis(500);
 
+/// Sleeping threads that are woken before anything else is done. Each takes about a microsecond: with more, the device
+/// would rest meanwhile.
+const TOLD_AT_ONCE_MAX: u32 = 32;
+
 /// Buffers kept for reuse.
 const BUFFERS_MAX: usize = 8;
 
@@ -68,6 +72,8 @@ pub(crate) struct Writer {
     /// Segment of the newest frame encoded, and number of its first frame.
     segment: u64,
     buffers: Vec<AlignedBuf>,
+    /// Acknowledged frames whose waiters are still to be told, in log order.
+    untold: VecDeque<Waiting>,
     last_sync: Instant,
     /// A sync is due once everything up to this frame is written: the last of a segment that was left.
     sync_through: u64,
@@ -94,6 +100,7 @@ impl Writer {
             sealing: VecDeque::new(),
             segment,
             buffers: Vec::new(),
+            untold: VecDeque::new(),
             last_sync: Instant::now(),
             sync_through: 0,
             was_idle_marked: true,
@@ -111,7 +118,11 @@ impl Writer {
             }
             self.submit_ready();
             self.sync_if_due();
-            if !self.pipeline.is_idle() {
+            if !self.untold.is_empty() {
+                // What came meanwhile goes to the kernel first: it is written while the many are woken.
+                self.hand_over();
+                self.tell();
+            } else if !self.pipeline.is_idle() {
                 self.driver.poll(PollWait::AtMost(self.poll_limit()), &mut done);
                 self.on_completions(&mut done);
             } else if self.is_closing && self.finish_closing() {
@@ -137,11 +148,16 @@ impl Writer {
             }
             if self.has_work() {
                 // Before the next frame is encoded, this one goes to the kernel.
-                let mut done = Vec::new();
-                self.driver.poll(PollWait::No, &mut done);
-                self.on_completions(&mut done);
+                self.hand_over();
             }
         }
+    }
+
+    /// Sees to it that the kernel has everything that was submitted.
+    fn hand_over(&mut self) {
+        let mut done = Vec::new();
+        self.driver.poll(PollWait::No, &mut done);
+        self.on_completions(&mut done);
     }
 
     /// Takes the next frame if it may go now; else says under the lock what is worth waking up for.
@@ -330,7 +346,6 @@ impl Writer {
 
     /// Moves the watermarks everyone sees and settles what they cover.
     fn settle(&mut self, progress: Progress) {
-        let mut ready = Vec::new();
         let mut syncs = Vec::new();
         let shared = self.shared.clone();
         let evicted = {
@@ -338,7 +353,7 @@ impl Writer {
             core.sequencer.on_acknowledged(progress.written);
             core.sequencer.on_durable(progress.durable);
             while let Some(waiting) = core.waiting.pop_front_if(|waiting| waiting.number <= progress.written) {
-                ready.push(waiting);
+                self.untold.push_back(waiting);
             }
             while let Some((_, ticket)) = core.syncs.pop_front_if(|(number, _)| *number <= progress.durable) {
                 syncs.push(ticket);
@@ -356,11 +371,20 @@ impl Writer {
             }
             core.tail.evict(progress.written)
         };
-        let now_ns = self.shared.now_ns();
         syncs.iter().for_each(|ticket| ticket.acknowledge(0));
-        ready.into_iter().for_each(|waiting| settle_one(waiting, now_ns, &Outcome::Acknowledged));
+        if self.untold.iter().map(|waiting| waiting.ticket.sleepers()).sum::<u32>() <= TOLD_AT_ONCE_MAX {
+            self.tell();
+        }
         // Last, since nobody waits for it.
         drop(evicted);
+    }
+
+    /// Tells the waiters of acknowledged frames.
+    fn tell(&mut self) {
+        let now_ns = self.shared.now_ns();
+        while let Some(waiting) = self.untold.pop_front() {
+            settle_one(waiting, now_ns, &Outcome::Acknowledged);
+        }
     }
 
     /// Hands segments whose last frame is durable to the helper; nothing will be written to them any more.
@@ -376,6 +400,7 @@ impl Writer {
 
     /// Fails everything that is not acknowledged, once, with the first cause.
     fn fail(&mut self, cause: Option<Error>) {
+        self.tell();
         self.pipeline.poison();
         let (waiting, syncs, acknowledged, cause) = {
             let mut core = self.shared.core();
@@ -586,6 +611,7 @@ fn run_callback(callback: Callback, result: Result<(), Error>) {
 impl Drop for Writer {
     /// However the thread ends, nobody waits for it in vain.
     fn drop(&mut self) {
+        self.tell();
         let clean = self.is_closing && !self.has_failed && !std::thread::panicking();
         if !clean && !self.has_failed {
             let cause = Error::Io {

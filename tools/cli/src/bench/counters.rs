@@ -66,6 +66,18 @@ fn busy_ticks_of(stat: &str) -> Option<u64> {
     Some(user + nice + system + take()? + take()? + take()?)
 }
 
+/// What all CPUs together were idle since the machine was started, waiting for I/O included; the kernel counts it to the
+/// microsecond where it stops the tick of an idle CPU, and tells it in hundredths of a second.
+pub(crate) fn idle_time() -> Option<Duration> {
+    idle_ticks_of(&fs::read_to_string("/proc/stat").ok()?).map(|ticks| Duration::from_millis(ticks * 10))
+}
+
+fn idle_ticks_of(stat: &str) -> Option<u64> {
+    let mut fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().skip(3);
+    let mut take = || fields.next()?.parse::<u64>().ok();
+    Some(take()? + take()?)
+}
+
 /// The counters of the block device under a directory.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -119,6 +131,12 @@ pub(crate) fn file_system(dir: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_is_what_nobody_used_and_what_waited_for_the_disk() {
+        assert_eq!(idle_ticks_of("cpu  1 2 3 40 5 6 7 8 0 0\ncpu0 9"), Some(45));
+        assert_eq!(idle_ticks_of("cpu  1 2 3 40"), None);
+    }
 
     #[test]
     fn flushes_are_the_sixteenth_field() {

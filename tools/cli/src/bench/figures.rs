@@ -34,6 +34,9 @@ pub(crate) struct Figures {
     /// CPU time of this process while the load ran, over that time and all CPUs. What interrupts and other programs
     /// take is not in it.
     pub(crate) cpu_share: f64,
+    /// The share of all CPUs that was not idle while the load ran: this process, the kernel's work for it, and whatever
+    /// else ran.
+    pub(crate) cpus_busy: Option<f64>,
     /// The thread that used most CPU time in the log's slices, and its share of one CPU.
     pub(crate) busiest_thread: Option<BusyThread>,
     pub(crate) floor: FloorFigures,
@@ -100,6 +103,7 @@ impl Figures {
             cpu_seconds: log.cpu_s,
             cpu_seconds_per_million_acks: log.cpu_s * 1e6 / log.acked as f64,
             cpu_share: log.busy_cpu_s / log.busy_wall_s / scale.cpus as f64,
+            cpus_busy: log.idle_s.map(|idle_s| (1.0 - idle_s / log.busy_wall_s / scale.cpus as f64).clamp(0.0, 1.0)),
             busiest_thread: busiest(&log),
             floor: FloorFigures::of(pairs, scale),
             ratio: Ratios::of(pairs, scale),
@@ -167,6 +171,7 @@ fn sum<'a>(slices: impl Iterator<Item = &'a LogSlice>) -> LogSlice {
             cpu_s: all.cpu_s + one.cpu_s,
             busy_wall_s: all.busy_wall_s + one.busy_wall_s,
             busy_cpu_s: all.busy_cpu_s + one.busy_cpu_s,
+            idle_s: all.idle_s.zip(one.idle_s).map(|(all, one)| all + one),
             threads: all.threads.plus(&one.threads),
             flushes: all.flushes.zip(one.flushes).map(|(all, one)| all + one),
             frames: all.frames + one.frames,
@@ -222,6 +227,7 @@ mod tests {
             cpu_s: 0.1,
             busy_wall_s: 0.2,
             busy_cpu_s: 0.1,
+            idle_s: Some(0.3),
             threads: ThreadTimes::of([(7, "writer", 50_000_000), (8, "producer", 90_000_000)]),
             flushes: Some(50),
             frames: 100,
@@ -274,6 +280,7 @@ mod tests {
         assert_eq!(figures.device_flushes_per_ack, Some(100.0 / 6200.0));
         assert_eq!(figures.floor.handover_us, 7.0);
         assert_eq!(figures.cpu_share, 0.25);
+        assert!((figures.cpus_busy.unwrap() - 0.25).abs() < 1e-9);
         let busiest = figures.busiest_thread.unwrap();
         assert!(busiest.name == "producer" && (busiest.cpu_share - 0.45).abs() < 1e-9, "{busiest:?}");
     }

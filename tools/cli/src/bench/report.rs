@@ -196,6 +196,9 @@ fn details(table: &mut String, report: &Report) {
     line("device flushes per acknowledged entry", or_unknown(figures.device_flushes_per_ack));
     line("CPU seconds per million acknowledged entries", value(figures.cpu_seconds_per_million_acks));
     line("share of all CPUs this process used", format!("{} %", value(100.0 * figures.cpu_share)));
+    if let Some(busy) = figures.cpus_busy {
+        line("share of all CPUs not idle meanwhile", format!("{} %", value(100.0 * busy)));
+    }
     if let Some(BusyThread { name, cpu_share }) = &figures.busiest_thread {
         line("busiest thread", format!("{name}, {} % of a CPU", value(100.0 * cpu_share)));
     }

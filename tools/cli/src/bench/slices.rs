@@ -12,7 +12,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 
 use crate::bench::compactor::Compactor;
-use crate::bench::counters::{Device, cpu_time};
+use crate::bench::counters::{Device, cpu_time, idle_time};
 use crate::bench::floor::{BLOCK_BYTES, Floor, SEQUENTIAL_BYTES};
 use crate::bench::handover;
 use crate::bench::load::Load;
@@ -39,6 +39,8 @@ pub(crate) struct LogSlice {
     /// From the start of the load to its last ack, and the CPU time of this process within it.
     pub(crate) busy_wall_s: f64,
     pub(crate) busy_cpu_s: f64,
+    /// What all CPUs together were idle in that time, where the machine tells.
+    pub(crate) idle_s: Option<f64>,
     /// CPU time that each thread used.
     pub(crate) threads: ThreadTimes,
     /// Flushes of the device, where it counts them.
@@ -78,6 +80,7 @@ impl Bench<'_> {
     pub(crate) fn log_slice(&self, all: &mut Histogram<u64>) -> Result<LogSlice> {
         let before = self.target.counters();
         let (threads, start) = (ThreadTimes::now(), Instant::now());
+        let idle = idle_time();
         let (cpu, flushes) = (cpu_time(), self.device.and_then(Device::flushes));
         let (mut slice, mut latencies) = (LogSlice::default(), Histogram::<u64>::new(3)?);
         let mut takes_ns = Vec::new();
@@ -87,6 +90,7 @@ impl Bench<'_> {
         })?;
         slice.busy_cpu_s = (cpu_time() - cpu).as_secs_f64();
         slice.busy_wall_s = start.elapsed().as_secs_f64();
+        slice.idle_s = idle_time().zip(idle).map(|(now, then)| now.saturating_sub(then).as_secs_f64());
         self.compactor.rest()?;
         slice.counted_s = (counted + self.get_quiet()).as_secs_f64();
         slice.cpu_s = (cpu_time() - cpu).as_secs_f64();

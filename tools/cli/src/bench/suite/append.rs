@@ -174,7 +174,7 @@ fn latency_parked(figures: &Figures) -> Judged {
 
 /// Enough work done, or all CPUs at work and few of their seconds needed.
 fn producers_256(figures: &Figures) -> Judged {
-    let (times, share) = (figures.ratio.acked_to_depth1, figures.cpu_share);
+    let (times, share) = (figures.ratio.acked_to_depth1, figures.cpus_busy.unwrap_or(figures.cpu_share));
     let cpu_s = figures.cpu_seconds_per_million_acks;
     let met = times >= 35.0 || (share >= 0.9 && cpu_s <= 7.0);
     Judged::new(met, format!("{} x, CPUs {:.0} % at {} s/M", value(times), 100.0 * share, value(cpu_s)))
@@ -250,7 +250,7 @@ mod tests {
     fn many_producers_may_fill_the_cpus_instead_if_they_are_cheap() {
         let at = |(times, share, cpu_s)| {
             verdict(producers_256, |figures| {
-                (figures.ratio.acked_to_depth1, figures.cpu_share) = (times, share);
+                (figures.ratio.acked_to_depth1, figures.cpus_busy) = (times, Some(share));
                 figures.cpu_seconds_per_million_acks = cpu_s;
             })
         };
