@@ -2,7 +2,7 @@
 //!
 //! What to read is decided in one look under the core's lock; the disk is touched after it. An entry found at a place
 //! is what was there at that look, because bytes are never changed until they are dropped, and a segment that a reader
-//! holds is not recycled.
+//! holds is not recycled. What lies in sealed segments the [`Shelf`](super::shelf::Shelf) may know without that lock.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,6 +12,7 @@ use crossbeam_channel::unbounded;
 
 use super::core::{Core, ReadJob, Shared};
 use super::pending::Answer;
+use super::shelf::Shelved;
 use crate::entry::{EntryRef, LogEntry};
 use crate::error::{Error, Result};
 use crate::segment::piece::{Piece, Plan};
@@ -49,8 +50,24 @@ fn place_of(core: &Core, index: u64) -> Result<Place> {
             Some(offset) => Ok(Place::At(handle, offset, offsets.offset_of(index + 1))),
             None => Err(Error::NotWritten { next: core.visible_next() }),
         },
-        None => Ok(Place::Sealed(handle)),
+        None => {
+            core.shelf.missed(index, || sealed_segments(core));
+            Ok(Place::Sealed(handle))
+        }
     }
+}
+
+/// The segments that their index files serve, and what of them can be read.
+fn sealed_segments(core: &Core) -> Vec<Shelved> {
+    let visible = core.visible();
+    let ledger = &core.sequencer.ledger;
+    let sealed = ledger.ranges.iter().filter(|range| !ledger.indexes.contains_key(&range.sequence));
+    let shelved = sealed.filter_map(|range| {
+        let live = range.live.start.max(visible.start)..range.live.end.min(visible.end);
+        let handle = core.handles.get(&range.sequence).filter(|handle| handle.is_sealed() && !live.is_empty())?;
+        Some((live, handle.clone()))
+    });
+    shelved.collect()
 }
 
 fn handle_of(core: &Core, index: u64) -> Result<(Arc<SegmentHandle>, u64)> {
@@ -61,7 +78,10 @@ fn handle_of(core: &Core, index: u64) -> Result<(Arc<SegmentHandle>, u64)> {
 
 /// Reads one entry.
 pub(crate) fn get(shared: &Shared, index: u64) -> Result<LogEntry> {
-    let place = place_of(&shared.core(), index)?;
+    let place = match shared.shelf.find(index) {
+        Some(handle) => Place::Sealed(handle),
+        None => place_of(&shared.core(), index)?,
+    };
     read(shared, place, index).or_else(|error| explain(shared, index, error))
 }
 
