@@ -160,3 +160,55 @@ fn capacity(length: usize) -> usize {
     let full = (PIECE_BYTES + STRETCH_BYTES) as usize;
     if length > PIECE_BYTES as usize / 2 { length.max(full) } else { length }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lay_out(offsets: &[u32], plan: Plan) -> (Vec<u32>, usize) {
+        let piece = Piece::lay_out(offsets.iter().copied(), plan, Piece::default()).unwrap();
+        (piece.places, piece.length)
+    }
+
+    #[test]
+    fn a_piece_ends_where_an_entry_does_and_long_ones_begin_the_next() {
+        let (piece, guess) = (PIECE_BYTES as u32, GUESS_BYTES as usize);
+        let all = Plan::scan(100);
+        assert!(Piece::lay_out([].into_iter(), all, Piece::default()).is_none());
+        assert_eq!(lay_out(&[512], all), (vec![0], guess));
+        assert_eq!(lay_out(&[512, 600, 720], all), (vec![0, 88, 208], 208 + guess));
+        // The offset after the last wanted entry tells its end.
+        assert_eq!(lay_out(&[512, 600, 720], Plan::scan(2)), (vec![0, 88], 208));
+        assert_eq!(lay_out(&[512, 600, 720], Plan::some(2, 0)), (vec![0], 88));
+        let full = [512, 600, 512 + piece + 8, 512 + piece + 64];
+        assert_eq!(lay_out(&full, all), (vec![0, 88], piece as usize + 8));
+        assert_eq!(lay_out(&[512, 600, 600 + 2 * piece], all), (vec![0], 88));
+        // A long one alone: read whole where that is not absurd, else looked at first.
+        assert_eq!(lay_out(&[512, 512 + 3 * piece], all), (vec![0], 3 * piece as usize));
+        assert_eq!(lay_out(&[512, 512 + 30 * piece], all), (vec![0], guess));
+        // Going back or staying is damage.
+        assert_eq!(lay_out(&[512, 600, 600, 700], all), (vec![0, 88], 88 + guess));
+        assert_eq!(lay_out(&[512, 8, 700], all), (vec![0], guess));
+    }
+
+    #[test]
+    fn a_piece_nobody_shares_gives_its_memory_and_a_shared_one_keeps_it() {
+        let lay = |used| Piece::lay_out([0, 200_000].into_iter(), Plan::scan(1), used).unwrap();
+        let read = |mut piece: Piece, byte: u8| {
+            let fill = |buf: &mut [u8], _| {
+                buf.fill(byte);
+                Ok(buf.len())
+            };
+            piece.read(1 << 20, fill).unwrap();
+            piece
+        };
+        let first = read(lay(Piece::default()), 1);
+        let memory = first.bytes.as_ptr();
+        let second = read(lay(first), 2);
+        assert_eq!(second.bytes.as_ptr(), memory);
+        let shared = second.bytes.slice(5..10);
+        let third = read(lay(second), 3);
+        assert_ne!(third.bytes.as_ptr(), memory);
+        assert_eq!((&shared[..], third.bytes[7]), (&[2; 5][..], 3));
+    }
+}
