@@ -7,13 +7,14 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{FOR_EVER, scratch, small};
 use ringwal::format::names;
-use ringwal::{Batch, Config, EntryRef, Error, Log, LogEntry, SegmentRole};
+use ringwal::{Batch, Config, EntryRef, Error, Log, LogEntry, SegmentRole, Verify};
 
 /// Nothing stays in memory, so that reads go to the disk.
 fn config() -> Config {
@@ -186,6 +187,25 @@ fn an_index_that_leads_astray_costs_time_and_nothing_else() {
         assert!(read == model, "{what}: scanned first");
         assert_reads(&log, &model, what);
     }
+}
+
+#[test]
+fn a_full_verification_mends_an_index_file_that_leads_astray_and_leaves_the_others_alone() {
+    let dir = scratch();
+    let (log, mut model) = (open(dir.path(), config()), Vec::new());
+    for _ in 0..40 {
+        append(&log, &mut model, 1, &[160; 40]);
+    }
+    settle(&log, dir.path());
+    log.close().unwrap();
+    let path = |sequence| dir.path().join("log").join(names::index(sequence));
+    let look = |sequence| (fs::read(path(sequence)).unwrap(), fs::metadata(path(sequence)).unwrap().ino());
+    let (first, second) = (look(1), look(2));
+    bend(&path(2), &|nth, units| units + u32::from(nth == 40));
+    let log = open(dir.path(), config().verify(Verify::Full));
+    wait_until("the file is not made anew", || look(2).0 == second.0);
+    assert_reads(&log, &model, "verified");
+    assert!(look(1) == first, "a file that was right is left alone");
 }
 
 #[test]
