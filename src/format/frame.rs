@@ -499,35 +499,14 @@ pub fn verify(head: &Head, bytes: &[u8]) -> Result<WholeFrame, FrameDefect> {
     }
     let (base_bytes, area) = bytes[HEAD_BYTES..used].split_at(head.base_bytes as usize);
     let seed = Salted::new(head.salt);
-    let mut operations = Operations { area, at: 0, seed, headers: seed.over(base_bytes) };
-    let fits = head.operation_count as usize <= area.len() / OPERATION_HEADER_BYTES;
-    let mut found = Vec::with_capacity(if fits { head.operation_count as usize } else { return Err(BROKEN) });
-    let (mut entry_count, mut strange) = (0, None);
-    for _ in 0..head.operation_count {
-        let (header, at) = operations.next()?;
-        if header.is_entry() {
-            entry_count += 1;
-            let offset = (HEAD_BYTES + base_bytes.len() + at) as u32;
-            found.push(FoundOperation::Entry { header, offset });
-            continue;
-        }
-        match header.found(&area[at + OPERATION_HEADER_BYTES..][..header.payload_bytes as usize]) {
-            Ok(operation) => found.push(operation),
-            // Believed only when the whole frame is found to be what was written.
-            Err(defect) => strange = strange.or(Some(defect)),
-        }
-    }
-    if operations.at != area.len() {
-        return Err(BROKEN);
-    }
-    if operations.headers.value() != head.headers_checksum {
-        return Err(FrameDefect::NotWhole("its base or operation headers do not verify"));
-    }
+    let mut operations =
+        Operations { area, at: 0, seed, headers: seed.over(base_bytes), entry_count: 0, strange: None };
+    let found = operations.read_all(head)?;
     let base = decode_base(head, base_bytes)?;
-    if let Some(strange) = strange {
+    if let Some(strange) = operations.strange {
         return Err(strange);
     }
-    let sound = entry_count == head.entry_count && (head.kind == FrameKind::Data) != found.is_empty();
+    let sound = operations.entry_count == head.entry_count && (head.kind == FrameKind::Data) != found.is_empty();
     if !sound {
         return Err(FrameDefect::NotWhole("its counts do not fit its kind or operations"));
     }
@@ -543,9 +522,37 @@ struct Operations<'a> {
     seed: Salted,
     /// Over the base and the headers so far.
     headers: Salted,
+    entry_count: u32,
+    /// What cannot be read though it verifies: believed only where the whole frame is what was written.
+    strange: Option<FrameDefect>,
 }
 
 impl Operations<'_> {
+    fn read_all(&mut self, head: &Head) -> Result<Vec<FoundOperation>, FrameDefect> {
+        let count = head.operation_count as usize;
+        let fits = count <= self.area.len() / OPERATION_HEADER_BYTES;
+        let mut found = Vec::with_capacity(if fits { count } else { return Err(BROKEN) });
+        for _ in 0..count {
+            let (header, at) = self.next()?;
+            if header.is_entry() {
+                self.entry_count += 1;
+                let offset = (HEAD_BYTES + head.base_bytes as usize + at) as u32;
+                found.push(FoundOperation::Entry { header, offset });
+                continue;
+            }
+            let payload = &self.area[at + OPERATION_HEADER_BYTES..][..header.payload_bytes as usize];
+            match header.found(payload) {
+                Ok(operation) => found.push(operation),
+                Err(defect) => self.strange = self.strange.take().or(Some(defect)),
+            }
+        }
+        match (self.at == self.area.len(), self.headers.value() == head.headers_checksum) {
+            (true, true) => Ok(found),
+            (true, false) => Err(FrameDefect::NotWhole("its base or operation headers do not verify")),
+            (false, _) => Err(BROKEN),
+        }
+    }
+
     /// The next header and its place in the area, once it, its payload and its padding verify.
     fn next(&mut self) -> Result<(OperationHeader, usize), FrameDefect> {
         let (area, at) = (self.area, self.at);
