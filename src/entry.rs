@@ -26,3 +26,31 @@ impl LogEntry {
         LogEntry { term, index, command: command.into(), timestamp: 0 }
     }
 }
+
+/// One entry of the log, lent: see [`Entries::next_ref`](crate::Entries::next_ref).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EntryRef<'a> {
+    /// As [`LogEntry::term`].
+    pub term: u64,
+    /// As [`LogEntry::index`].
+    pub index: u64,
+    /// As [`LogEntry::command`].
+    pub command: &'a [u8],
+    /// As [`LogEntry::timestamp`].
+    pub timestamp: u64,
+}
+
+impl EntryRef<'_> {
+    /// The entry with a copy of the payload.
+    pub fn to_entry(&self) -> LogEntry {
+        let EntryRef { term, index, command, timestamp } = *self;
+        LogEntry { term, index, command: Bytes::copy_from_slice(command), timestamp }
+    }
+}
+
+impl<'a> From<&'a LogEntry> for EntryRef<'a> {
+    fn from(entry: &'a LogEntry) -> EntryRef<'a> {
+        let LogEntry { term, index, command, timestamp } = entry;
+        EntryRef { term: *term, index: *index, command, timestamp: *timestamp }
+    }
+}

@@ -86,7 +86,7 @@ pub mod sim;
 mod stats;
 
 pub use config::{Config, Durability, IoChoice, Verify, Wait};
-pub use entry::LogEntry;
+pub use entry::{EntryRef, LogEntry};
 pub use error::{Error, Result};
 pub use log::{
     Batch, Entries, Event, EventStream, Log, LogState, Pending, SegmentInfo, SegmentRole, Subscription, Upto,

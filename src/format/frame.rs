@@ -35,8 +35,6 @@
 //! A head is verified alone, before its length is believed. This module does not know whether a frame belongs where it
 //! was found: recovery does.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 
 use super::state::State;
@@ -389,8 +387,10 @@ pub struct OperationHeader {
 
 impl OperationHeader {
     /// Reads a header; `None` if there are too few bytes or its reserved bytes are not zero.
+    #[inline]
     pub fn decode(bytes: &[u8]) -> Option<OperationHeader> {
-        if bytes.len() < OPERATION_HEADER_BYTES || bytes[1..4] != [0; 3] {
+        let bytes: &[u8; OPERATION_HEADER_BYTES] = bytes.first_chunk()?;
+        if bytes[1..4] != [0; 3] {
             return None;
         }
         Some(OperationHeader {
@@ -405,20 +405,32 @@ impl OperationHeader {
     }
 
     /// Whether this is the header of an entry.
+    #[inline]
     pub fn is_entry(&self) -> bool {
         self.kind == 1
     }
 
     /// Bytes of header and payload, without padding.
+    #[inline]
     pub fn bytes(&self) -> u64 {
         OPERATION_HEADER_BYTES as u64 + u64::from(self.payload_bytes)
     }
 
-    /// Whether `bytes` (header and payload, padding excluded) are what was written, in a segment with this salt.
-    pub fn verifies(&self, bytes: &[u8], salt: u64) -> bool {
+    /// Whether `bytes` (header and payload, padding excluded) are what was written, in a segment whose salt `seed` took
+    /// in.
+    #[inline]
+    pub fn verifies(&self, bytes: &[u8], seed: Salted) -> bool {
         bytes.len() as u64 == self.bytes()
-            && Salted::new(salt).over(&bytes[..OPERATION_CHECKSUM_AT]).over(&bytes[OPERATION_HEADER_BYTES..]).value()
+            && seed.over(&bytes[..OPERATION_CHECKSUM_AT]).over(&bytes[OPERATION_HEADER_BYTES..]).value()
                 == self.checksum
+    }
+
+    /// The operation as a frame's reader is given it, if this version knows its kind and it fits together.
+    fn found(&self, payload: &[u8]) -> Result<FoundOperation, FrameDefect> {
+        match self.kind {
+            1..=5 => self.operation(payload).map(FoundOperation::Other).ok_or(BROKEN),
+            kind => Err(FrameDefect::Newer(format!("operation kind {kind}"))),
+        }
     }
 
     fn operation(&self, payload: &[u8]) -> Option<Operation> {
@@ -485,59 +497,78 @@ pub fn verify(head: &Head, bytes: &[u8]) -> Result<WholeFrame, FrameDefect> {
     if bytes.len() != head.frame_bytes as usize || used > bytes.len() || !all_zero(&bytes[used..]) {
         return Err(FrameDefect::NotWhole("its padding is not zero"));
     }
-    let (base_bytes, operation_bytes) = bytes[HEAD_BYTES..used].split_at(head.base_bytes as usize);
-    let mut headers = Salted::new(head.salt).over(base_bytes);
-    let places = operation_places(head, operation_bytes, &mut headers)?;
-    if headers.value() != head.headers_checksum {
-        return Err(FrameDefect::NotWhole("its base or operation headers do not verify"));
-    }
+    let (base_bytes, area) = bytes[HEAD_BYTES..used].split_at(head.base_bytes as usize);
+    let seed = Salted::new(head.salt);
+    let mut operations =
+        Operations { area, at: 0, seed, headers: seed.over(base_bytes), entry_count: 0, strange: None };
+    let found = operations.read_all(head)?;
     let base = decode_base(head, base_bytes)?;
-    let mut operations = Vec::with_capacity(places.len());
-    let mut entry_count = 0;
-    for (header, range) in places {
-        let operation = &operation_bytes[range.clone()];
-        if !header.verifies(operation, head.salt) {
-            return Err(FrameDefect::NotWhole("an operation's payload does not verify"));
-        }
-        operations.push(if header.is_entry() {
-            entry_count += 1;
-            let offset = (HEAD_BYTES + head.base_bytes as usize + range.start) as u32;
-            FoundOperation::Entry { header, offset }
-        } else if header.kind > 5 || header.kind == 0 {
-            return Err(FrameDefect::Newer(format!("operation kind {}", header.kind)));
-        } else {
-            let other = header.operation(&operation[OPERATION_HEADER_BYTES..]);
-            FoundOperation::Other(other.ok_or(FrameDefect::NotWhole("an operation does not fit together"))?)
-        });
+    if let Some(strange) = operations.strange {
+        return Err(strange);
     }
-    let sound = entry_count == head.entry_count && (head.kind == FrameKind::Data) != operations.is_empty();
+    let sound = operations.entry_count == head.entry_count && (head.kind == FrameKind::Data) != found.is_empty();
     if !sound {
         return Err(FrameDefect::NotWhole("its counts do not fit its kind or operations"));
     }
-    Ok(WholeFrame { head: *head, base, operations })
+    Ok(WholeFrame { head: *head, base, operations: found })
 }
 
-/// Walks the operation headers, checking that they and their paddings tile the area; folds them into `headers`.
-fn operation_places(
-    head: &Head,
-    area: &[u8],
-    headers: &mut Salted,
-) -> Result<Vec<(OperationHeader, Range<usize>)>, FrameDefect> {
-    let broken = FrameDefect::NotWhole("its operations do not fit together");
-    let fits = head.operation_count as usize <= area.len() / OPERATION_HEADER_BYTES;
-    let mut places = Vec::with_capacity(if fits { head.operation_count as usize } else { return Err(broken) });
-    let mut at = 0;
-    for _ in 0..head.operation_count {
-        let header = OperationHeader::decode(&area[at..]).ok_or(broken.clone())?;
-        let end = at as u64 + header.bytes();
-        if align8(end) > area.len() as u64 || !all_zero(&area[end as usize..align8(end) as usize]) {
-            return Err(broken);
+const BROKEN: FrameDefect = FrameDefect::NotWhole("its operations do not fit together");
+
+/// Walks the operations of a frame.
+struct Operations<'a> {
+    area: &'a [u8],
+    at: usize,
+    seed: Salted,
+    /// Over the base and the headers so far.
+    headers: Salted,
+    entry_count: u32,
+    /// What cannot be read though it verifies: believed only where the whole frame is what was written.
+    strange: Option<FrameDefect>,
+}
+
+impl Operations<'_> {
+    fn read_all(&mut self, head: &Head) -> Result<Vec<FoundOperation>, FrameDefect> {
+        let count = head.operation_count as usize;
+        let fits = count <= self.area.len() / OPERATION_HEADER_BYTES;
+        let mut found = Vec::with_capacity(if fits { count } else { return Err(BROKEN) });
+        for _ in 0..count {
+            let (header, at) = self.next()?;
+            if header.is_entry() {
+                self.entry_count += 1;
+                let offset = (HEAD_BYTES + head.base_bytes as usize + at) as u32;
+                found.push(FoundOperation::Entry { header, offset });
+                continue;
+            }
+            let payload = &self.area[at + OPERATION_HEADER_BYTES..][..header.payload_bytes as usize];
+            match header.found(payload) {
+                Ok(operation) => found.push(operation),
+                Err(defect) => self.strange = self.strange.take().or(Some(defect)),
+            }
         }
-        *headers = headers.over(&area[at..at + OPERATION_HEADER_BYTES]);
-        places.push((header, at..end as usize));
-        at = align8(end) as usize;
+        match (self.at == self.area.len(), self.headers.value() == head.headers_checksum) {
+            (true, true) => Ok(found),
+            (true, false) => Err(FrameDefect::NotWhole("its base or operation headers do not verify")),
+            (false, _) => Err(BROKEN),
+        }
     }
-    if at == area.len() { Ok(places) } else { Err(broken) }
+
+    /// The next header and its place in the area, once it, its payload and its padding verify.
+    fn next(&mut self) -> Result<(OperationHeader, usize), FrameDefect> {
+        let (area, at) = (self.area, self.at);
+        let header = area.get(at..).and_then(OperationHeader::decode).ok_or(BROKEN)?;
+        let end = at as u64 + header.bytes();
+        let next = align8(end);
+        if next > area.len() as u64 || area[end as usize..next as usize].iter().any(|&byte| byte != 0) {
+            return Err(BROKEN);
+        }
+        self.headers = self.headers.over(&area[at..at + OPERATION_HEADER_BYTES]);
+        if !header.verifies(&area[at..end as usize], self.seed) {
+            return Err(FrameDefect::NotWhole("an operation does not verify"));
+        }
+        self.at = next as usize;
+        Ok((header, at))
+    }
 }
 
 fn decode_base(head: &Head, bytes: &[u8]) -> Result<Option<State>, FrameDefect> {
@@ -617,7 +648,7 @@ mod tests {
             FoundOperation::Entry { header, offset } => {
                 let start = *offset as usize;
                 let range = start + OPERATION_HEADER_BYTES..start + header.bytes() as usize;
-                assert!(header.verifies(&bytes[start..range.end], SALT), "an entry is proved alone");
+                assert!(header.verifies(&bytes[start..range.end], Salted::new(SALT)), "an entry is proved alone");
                 header.operation(&bytes[range]).unwrap()
             }
         }

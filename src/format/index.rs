@@ -212,6 +212,13 @@ impl SegmentIndex {
         self.offsets.get(nth)?.checked_mul(OFFSET_UNIT)
     }
 
+    /// As [`Self::offset_of`], for the entry at `index` and at most so many in all, as far as there are any.
+    pub(crate) fn offsets_from(&self, index: u64, count: usize) -> Vec<u32> {
+        let nth = index.checked_sub(self.lowest).and_then(|nth| usize::try_from(nth).ok());
+        let offsets = nth.and_then(|nth| self.offsets.get(nth..)).unwrap_or_default();
+        offsets.iter().take(count).map_while(|units| units.checked_mul(OFFSET_UNIT)).collect()
+    }
+
     /// Term of the entry.
     pub fn term_of(&self, index: u64) -> Option<u64> {
         if !self.range().contains(&index) {
@@ -500,6 +507,16 @@ impl<'a> IndexView<'a> {
         let at = self.header.offsets_bytes().start + (index - self.header.lowest) * OFFSET_BYTES as u64;
         let bytes = self.bytes.get(usize::try_from(at).ok()?..)?.first_chunk()?;
         u32::from_le_bytes(*bytes).checked_mul(OFFSET_UNIT)
+    }
+
+    /// As [`IndexView::offset_of`], for the entry at `index` and all after it.
+    pub(crate) fn offsets_from(&self, index: u64) -> impl Iterator<Item = u32> + use<'a> {
+        let range = self.range();
+        let nth = if range.contains(&index) { index - range.start } else { range.end - range.start };
+        let start = self.header.offsets_bytes().start + nth * OFFSET_BYTES as u64;
+        let bytes = usize::try_from(start).ok().and_then(|start| self.bytes.get(start..)).unwrap_or_default();
+        let units = bytes.as_chunks::<OFFSET_BYTES>().0.iter().map(|units| u32::from_le_bytes(*units));
+        units.map_while(|units| units.checked_mul(OFFSET_UNIT))
     }
 
     /// As [`SegmentIndex::term_of`].

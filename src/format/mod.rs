@@ -26,6 +26,7 @@
 //! Without the mask the checksum over the operation headers of a frame, each of which ends with a checksum over itself,
 //! would not notice one header in place of another. Index files embed no such pair and use plain CRCs.
 
+mod crc;
 pub mod frame;
 pub mod index;
 pub mod lock;
@@ -55,34 +56,40 @@ pub struct Salted(u32);
 impl Salted {
     /// Starts a checksum with the salt.
     pub fn new(salt: u64) -> Salted {
-        Salted(crc32c::crc32c(&salt.to_le_bytes()))
+        Salted(crc::append(0, &salt.to_le_bytes()))
     }
 
     /// The checksum continued over `bytes`.
+    #[inline]
     #[must_use]
     pub fn over(self, bytes: &[u8]) -> Salted {
-        Salted(crc32c::crc32c_append(self.0, bytes))
+        Salted(crc::append(self.0, bytes))
     }
 
     /// The checksum as it is written: masked, see the module.
+    #[inline]
     pub fn value(self) -> u32 {
         self.0.rotate_right(15).wrapping_add(MASK_DELTA)
     }
 }
 
+#[inline]
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(array_at(bytes, at))
 }
 
+#[inline]
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array_at(bytes, at))
 }
 
+#[inline]
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array_at(bytes, at))
 }
 
 /// Callers check the length of `bytes` first: offsets within fixed layouts are constants.
+#[inline]
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);

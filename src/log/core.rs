@@ -18,6 +18,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::Sender;
 
 use super::ack::{Ticket, Waiters};
+use super::shelf::Shelf;
 use super::subscribe::Subscriber;
 use super::tail::{self, TailCache};
 use crate::config::Config;
@@ -108,6 +109,8 @@ pub(crate) struct Core {
     /// Files of the segments that may still be written: the active one and the spares.
     pub(crate) files: BTreeMap<u64, Arc<dyn DiskFile>>,
     pub(crate) handles: BTreeMap<u64, Arc<SegmentHandle>>,
+    /// Cleared with every change to what older segments hold.
+    pub(crate) shelf: Arc<Shelf>,
     /// Sealed segments whose index files are to be made.
     pub(crate) to_seal: VecDeque<IndexIdentity>,
     /// A watermark for the lock file's slots.
@@ -199,10 +202,14 @@ impl Core {
                 Operation::Truncate { first_removed, .. } => {
                     let first_removed = *first_removed;
                     self.tail.truncate_from(first_removed);
+                    self.shelf.clear();
                     tell_truncated(&self.subscribers, first_removed, number);
                     self.told_next = first_removed;
                 }
-                Operation::Compact { index, .. } => self.tail.compact_to(*index),
+                Operation::Compact { index, .. } => {
+                    self.tail.compact_to(*index);
+                    self.shelf.clear();
+                }
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
             }
         }
@@ -384,6 +391,8 @@ pub(crate) struct Shared {
     pub(crate) log_id: [u8; 16],
     pub(crate) read_only: bool,
     core: Mutex<Core>,
+    /// The core's.
+    pub(crate) shelf: Arc<Shelf>,
     room: Condvar,
     pub(crate) meter: Arc<Meter>,
     pub(crate) waiters: Arc<Waiters>,
@@ -415,6 +424,7 @@ impl Shared {
             config,
             log_id,
             read_only: lock.is_none(),
+            shelf: core.shelf.clone(),
             core: Mutex::new(core),
             room: Condvar::new(),
             meter,
@@ -512,6 +522,7 @@ impl Shared {
         if core.poison.is_none() {
             tracing::error!(%cause, directory = %self.disk.path().display(), "the log is poisoned");
             core.poison = Some(Arc::new(cause));
+            core.shelf.clear();
         }
         self.notify_room(core);
         core.notify_subscribers(|_| true);

@@ -73,6 +73,7 @@ impl Helper {
         }
         let sequence = core.sequencer.droppable()?;
         core.sequencer.ledger.ranges.drop_oldest();
+        core.shelf.clear();
         core.sequencer.ledger.indexes.remove(&sequence);
         core.to_seal.retain(|identity| identity.sequence != sequence);
         core.files.remove(&sequence);

@@ -11,6 +11,7 @@ mod log_storage;
 mod open;
 mod pending;
 mod reader;
+mod shelf;
 mod subscribe;
 mod tail;
 mod writer;
@@ -634,6 +635,7 @@ impl Handle {
         {
             let mut core = shared.core();
             core.is_closed = true;
+            core.shelf.clear();
             shared.notify_room(&mut core);
             let _ = shared.to_writer.send(ToWriter::Close);
             shared.wake_writer(&mut core);

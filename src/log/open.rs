@@ -189,6 +189,7 @@ fn share(
         spare: SpareWork::default(),
         files,
         handles,
+        shelf: Arc::default(),
         to_seal,
         slot_due: None,
         subscribers: Vec::new(),

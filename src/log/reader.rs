@@ -2,7 +2,7 @@
 //!
 //! What to read is decided in one look under the core's lock; the disk is touched after it. An entry found at a place
 //! is what was there at that look, because bytes are never changed until they are dropped, and a segment that a reader
-//! holds is not recycled.
+//! holds is not recycled. What lies in sealed segments the [`Shelf`](super::shelf::Shelf) may know without that lock.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,18 +12,20 @@ use crossbeam_channel::unbounded;
 
 use super::core::{Core, ReadJob, Shared};
 use super::pending::Answer;
-use crate::entry::LogEntry;
+use super::shelf::Shelved;
+use crate::entry::{EntryRef, LogEntry};
 use crate::error::{Error, Result};
+use crate::segment::piece::{Piece, Plan};
 use crate::segment::sealed::SegmentHandle;
 
 /// Segments that readers have open at once: each costs two descriptors and a mapping, and both are limited.
 const OPEN_MAX: usize = 128;
 
-/// Entries of one segment looked up at once.
-const RUN_ENTRIES: u64 = 1024;
+/// Entries looked up at once in an index in memory, under the lock.
+const LOOKUP_ENTRIES: u64 = 2048;
 
-/// How much an iterator reads at once.
-const ITER_BYTES: usize = 256 << 10;
+/// How much an iterator takes from the tail cache at once.
+const CACHED_BYTES: usize = 256 << 10;
 
 /// Entries an iterator reads at once from its end.
 const BACK_ENTRIES: u64 = 64;
@@ -31,8 +33,8 @@ const BACK_ENTRIES: u64 = 64;
 /// Where an entry is.
 enum Place {
     Cached(LogEntry),
-    /// In a segment whose index is in memory: at this byte.
-    At(Arc<SegmentHandle>, u32),
+    /// In a segment whose index is in memory: at this byte, and the next entry at that one.
+    At(Arc<SegmentHandle>, u32, Option<u32>),
     /// In a sealed segment: its index file knows.
     Sealed(Arc<SegmentHandle>),
 }
@@ -45,11 +47,27 @@ fn place_of(core: &Core, index: u64) -> Result<Place> {
     let (handle, sequence) = handle_of(core, index)?;
     match core.sequencer.ledger.indexes.get(&sequence) {
         Some(offsets) => match offsets.offset_of(index) {
-            Some(offset) => Ok(Place::At(handle, offset)),
+            Some(offset) => Ok(Place::At(handle, offset, offsets.offset_of(index + 1))),
             None => Err(Error::NotWritten { next: core.visible_next() }),
         },
-        None => Ok(Place::Sealed(handle)),
+        None => {
+            core.shelf.missed(index, || sealed_segments(core));
+            Ok(Place::Sealed(handle))
+        }
     }
+}
+
+/// The segments that their index files serve, and what of them can be read.
+fn sealed_segments(core: &Core) -> Vec<Shelved> {
+    let visible = core.visible();
+    let ledger = &core.sequencer.ledger;
+    let sealed = ledger.ranges.iter().filter(|range| !ledger.indexes.contains_key(&range.sequence));
+    let shelved = sealed.filter_map(|range| {
+        let live = range.live.start.max(visible.start)..range.live.end.min(visible.end);
+        let handle = core.handles.get(&range.sequence).filter(|handle| handle.is_sealed() && !live.is_empty())?;
+        Some((live, handle.clone()))
+    });
+    shelved.collect()
 }
 
 fn handle_of(core: &Core, index: u64) -> Result<(Arc<SegmentHandle>, u64)> {
@@ -60,7 +78,10 @@ fn handle_of(core: &Core, index: u64) -> Result<(Arc<SegmentHandle>, u64)> {
 
 /// Reads one entry.
 pub(crate) fn get(shared: &Shared, index: u64) -> Result<LogEntry> {
-    let place = place_of(&shared.core(), index)?;
+    let place = match shared.shelf.find(index) {
+        Some(handle) => Place::Sealed(handle),
+        None => place_of(&shared.core(), index)?,
+    };
     read(shared, place, index).or_else(|error| explain(shared, index, error))
 }
 
@@ -75,8 +96,8 @@ pub(crate) fn get_cached(shared: &Shared, index: u64) -> Result<Option<LogEntry>
 fn read(shared: &Shared, place: Place, index: u64) -> Result<LogEntry> {
     match place {
         Place::Cached(entry) => Ok(entry),
-        Place::At(handle, offset) => {
-            let entry = handle.read_entry(index, offset);
+        Place::At(handle, offset, next) => {
+            let entry = handle.read_entry(index, offset, next);
             note_open(shared, &handle);
             entry
         }
@@ -170,85 +191,117 @@ fn known_term(shared: &Shared, index: u64) -> Result<Known> {
 /// Reads the entries of a range until their payloads pass `bytes_max`; at least one.
 pub(crate) fn get_entries(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogEntry>> {
     let mut entries: Vec<LogEntry> = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut found) = (0, Found::default());
     let mut next = range.start;
-    while next < range.end && (entries.is_empty() || bytes < bytes_max) {
-        let left = bytes_max.saturating_sub(bytes);
-        let mut more = match read_some(shared, next..range.end, left) {
-            Ok(more) => more,
+    while next < range.end {
+        match read_some(shared, next..range.end, bytes_max.saturating_sub(bytes), found) {
+            Ok(some) => found = some,
             // What is there is given; the caller learns of the end when it asks for what follows.
             Err(Error::NotWritten { .. }) if !entries.is_empty() => break,
             Err(error) => return Err(error),
         };
-        if !entries.is_empty() && bytes + more.first().map_or(0, |entry| entry.command.len()) > bytes_max {
+        while let Some(entry) = found.next() {
+            bytes += entry.command.len();
+            if !entries.is_empty() && bytes > bytes_max {
+                return Ok(entries);
+            }
+            next += 1;
+            entries.push(entry);
+        }
+        if bytes >= bytes_max {
             break;
         }
-        next += more.len() as u64;
-        bytes += more.iter().map(|entry| entry.command.len()).sum::<usize>();
-        entries.append(&mut more);
     }
     Ok(entries)
 }
 
-/// Reads from one place: the tail cache or one segment. At least one entry.
-fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Vec<LogEntry>> {
-    let (handle, offsets) = {
-        let core = shared.core();
-        core.check_readable(range.start)?;
-        let end = range.end.min(core.visible_next());
-        if core.cached(range.start).is_some() {
-            return Ok(cached(&core, range.start..end, bytes_max));
-        }
-        let (handle, sequence) = handle_of(&core, range.start)?;
-        let live = core.sequencer.ledger.ranges.locate(range.start).map_or(range.start + 1, |found| found.live.end);
-        let end = end.min(live).min(range.start.saturating_add(RUN_ENTRIES));
-        let index = core.sequencer.ledger.indexes.get(&sequence);
-        (
-            handle,
-            index.map_or(Offsets::InFile(range.start..end), |index| {
-                Offsets::Known((range.start..end).map_while(|at| index.offset_of(at)).collect())
-            }),
-        )
-    };
-    let offsets = match offsets {
-        Offsets::Known(offsets) => offsets,
-        Offsets::InFile(range) => {
-            let map = handle.index_map();
-            note_open(shared, &handle);
-            match map {
-                Ok(map) => range.map_while(|at| map.offset_of(at)).collect(),
-                // Read alone, it shows whether the segment went meanwhile.
-                Err(Error::Corrupt { .. } | Error::Io { .. }) => Vec::new(),
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    if offsets.is_empty() {
-        return get(shared, range.start).map(|entry| vec![entry]);
+/// Entries that were read, of consecutive indexes, and not given out yet.
+#[derive(Default)]
+struct Found {
+    cached: VecDeque<LogEntry>,
+    /// Empty where there are cached ones.
+    piece: Piece,
+}
+
+impl Found {
+    fn len(&self) -> usize {
+        self.cached.len() + self.piece.len()
     }
-    let run = handle.read_run(range.start, &offsets, bytes_max);
+
+    #[inline]
+    fn next(&mut self) -> Option<LogEntry> {
+        self.piece.next().or_else(|| self.cached.pop_front())
+    }
+
+    fn next_back(&mut self) -> Option<LogEntry> {
+        self.piece.next_back().or_else(|| self.cached.pop_back())
+    }
+
+    fn of(cached: impl Into<VecDeque<LogEntry>>) -> Found {
+        Found { cached: cached.into(), piece: Piece::default() }
+    }
+}
+
+/// Reads from one place: the tail cache or one segment. At least one entry, and of what has more than one not many more
+/// than have payloads of `bytes_max`. What was found before and is not needed any more gives its memory.
+fn read_some(shared: &Shared, range: Range<u64>, bytes_max: usize, used: Found) -> Result<Found> {
+    let (first, (handle, offsets, end)) = (
+        range.start,
+        match look(shared, range, bytes_max)? {
+            Look::Cached(entries) => return Ok(Found::of(entries)),
+            Look::In(handle, offsets, end) => (handle, offsets, end),
+        },
+    );
+    let plan = Plan::some(end - first, bytes_max);
+    let piece = match offsets {
+        Some(offsets) => handle.read_piece(first, offsets.into_iter(), plan, used.piece),
+        None => handle.index_map().and_then(|map| handle.read_piece(first, map.offsets_from(first), plan, used.piece)),
+    };
     note_open(shared, &handle);
-    match run {
-        // One at a time shows which entry it is, and whether the index led astray.
-        Err(Error::Corrupt { .. } | Error::Io { .. }) => get(shared, range.start).map(|entry| vec![entry]),
-        other => other,
+    match piece {
+        Ok(piece) if piece.len() > 0 => Ok(Found { piece, cached: VecDeque::new() }),
+        // Read alone, the first entry shows whether it is damaged, the index led astray, or the segment went meanwhile.
+        Ok(_) | Err(Error::Corrupt { .. } | Error::Io { .. }) => {
+            drop(handle);
+            get(shared, first).map(|entry| Found::of([entry]))
+        }
+        Err(error) => Err(error),
     }
 }
 
-enum Offsets {
-    Known(Vec<u32>),
-    InFile(Range<u64>),
+/// Where the first entries of a range are.
+enum Look {
+    Cached(VecDeque<LogEntry>),
+    /// In this segment, those below an index; at these offsets, where its index is in memory.
+    In(Arc<SegmentHandle>, Option<Vec<u32>>, u64),
 }
 
-fn cached(core: &Core, range: Range<u64>, bytes_max: usize) -> Vec<LogEntry> {
+fn look(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Look> {
+    let core = shared.core();
+    core.check_readable(range.start)?;
+    let end = range.end.min(core.visible_next());
+    if core.cached(range.start).is_some() {
+        return Ok(Look::Cached(cached(&core, range.start..end, bytes_max)));
+    }
+    let (handle, sequence) = handle_of(&core, range.start)?;
+    let live = core.sequencer.ledger.ranges.locate(range.start).map_or(range.start + 1, |found| found.live.end);
+    let end = end.min(live);
+    let Some(index) = core.sequencer.ledger.indexes.get(&sequence) else { return Ok(Look::In(handle, None, end)) };
+    let end = end.min(range.start.saturating_add(LOOKUP_ENTRIES));
+    // One more than is wanted tells where the last one ends.
+    let offsets = index.offsets_from(range.start, (end - range.start) as usize + 1);
+    Ok(Look::In(handle, Some(offsets), end))
+}
+
+fn cached(core: &Core, range: Range<u64>, bytes_max: usize) -> VecDeque<LogEntry> {
     let mut bytes = 0;
-    let mut entries: Vec<LogEntry> = Vec::new();
+    let mut entries = VecDeque::new();
     for entry in range.map_while(|index| core.cached(index)) {
         bytes += entry.command.len();
         if !entries.is_empty() && bytes > bytes_max {
             break;
         }
-        entries.push(entry);
+        entries.push_back(entry);
     }
     entries
 }
@@ -287,43 +340,67 @@ fn send_read(shared: &Arc<Shared>, job: ReadJob) -> Result<()> {
 
 /// The entries of a range, from either end, in bounded memory. What is there when it is made bounds it; an entry that
 /// is truncated or compacted before it is reached is an error in its place, and the last item.
+///
+/// Commands that were read from disk together share their memory, some hundred KiB: copy what is kept for long.
 pub struct Entries {
     shared: Arc<Shared>,
-    front: VecDeque<LogEntry>,
+    front: Found,
     back: VecDeque<LogEntry>,
     /// Indexes not yet read.
     unread: Range<u64>,
+    /// Lent last, where it was not read with others.
+    lent: Option<LogEntry>,
 }
 
 impl Entries {
     pub(crate) fn new(shared: Arc<Shared>, range: Range<u64>) -> Entries {
-        Entries { shared, front: VecDeque::new(), back: VecDeque::new(), unread: range }
+        Entries { shared, front: Found::default(), back: VecDeque::new(), unread: range, lent: None }
+    }
+
+    /// The next entry, as [`Iterator::next`] would give it, but lent until the next call. Its command is not shared, so
+    /// nothing is counted: for entries of a hundred bytes that is half of the time that a scan takes.
+    #[inline]
+    pub fn next_ref(&mut self) -> Option<Result<EntryRef<'_>>> {
+        if self.front.piece.len() == 0 {
+            match self.front.cached.pop_front().map(Ok).or_else(|| self.read_on())? {
+                Ok(entry) => return Some(Ok(EntryRef::from(&*self.lent.insert(entry)))),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        self.front.piece.next_ref().map(Ok)
     }
 
     fn stop(&mut self, error: Error) -> Option<Result<LogEntry>> {
         self.unread = 0..0;
         self.back.clear();
-        self.front.clear();
+        self.front = Found::default();
         Some(Err(error))
+    }
+
+    /// The next entry once everything that was read from the front is given out.
+    fn read_on(&mut self) -> Option<Result<LogEntry>> {
+        if self.unread.is_empty() {
+            return self.back.pop_front().map(Ok);
+        }
+        match read_some(&self.shared, self.unread.clone(), CACHED_BYTES, std::mem::take(&mut self.front)) {
+            Ok(found) => {
+                self.unread.start += found.len() as u64;
+                self.front = found;
+                self.front.next().map(Ok)
+            }
+            Err(error) => self.stop(error),
+        }
     }
 }
 
 impl Iterator for Entries {
     type Item = Result<LogEntry>;
 
+    #[inline]
     fn next(&mut self) -> Option<Result<LogEntry>> {
-        if self.front.is_empty() && !self.unread.is_empty() {
-            match get_entries(&self.shared, self.unread.clone(), ITER_BYTES) {
-                Ok(entries) => {
-                    self.unread.start += entries.len() as u64;
-                    self.front = entries.into();
-                }
-                Err(error) => return self.stop(error),
-            }
-        }
-        match self.front.pop_front() {
+        match self.front.next() {
             Some(entry) => Some(Ok(entry)),
-            None => self.back.pop_front().map(Ok),
+            None => self.read_on(),
         }
     }
 }
@@ -348,6 +425,6 @@ impl DoubleEndedIterator for Entries {
                 Err(error) => return self.stop(error),
             }
         }
-        self.back.pop_back().or_else(|| self.front.pop_back()).map(Ok)
+        self.back.pop_back().or_else(|| self.front.next_back()).map(Ok)
     }
 }

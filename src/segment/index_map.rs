@@ -93,8 +93,14 @@ impl IndexMap {
     }
 
     /// Byte offset of the entry's header in the segment. Verify the entry there: the offsets were not.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn offset_of(&self, index: u64) -> Option<u32> {
         self.view().offset_of(index)
+    }
+
+    /// The same for the entry at `index` and all after it.
+    pub(crate) fn offsets_from(&self, index: u64) -> impl Iterator<Item = u32> + '_ {
+        self.view().offsets_from(index)
     }
 
     /// Term of the entry.
@@ -256,6 +262,9 @@ mod tests {
             for i in 90..10_110 {
                 assert_eq!(map.offset_of(i), index.offset_of(i), "offset of {i}");
                 assert_eq!(map.term_of(i), index.term_of(i), "term of {i}");
+                let some: Vec<u32> = map.offsets_from(i).take(3).collect();
+                assert_eq!(some, index.offsets_from(i, 3), "offsets from {i}");
+                assert_eq!(some, (i..i + 3).map_while(|i| index.offset_of(i)).collect::<Vec<u32>>());
             }
             map.verify_all().unwrap();
         }

@@ -7,11 +7,13 @@
 //! - [`salvage`]: what a segment tells of itself when its header is damaged, for looking only.
 //! - [`index_map`]: index files, mapped.
 //! - [`sealed`]: reading single entries and ranges.
+//! - [`piece`]: many entries read at once.
 //!
 //! Nothing here has threads; the threads of [`crate::log`] and the explorer call it alike.
 
 pub(crate) mod dir;
 pub(crate) mod index_map;
+pub(crate) mod piece;
 pub(crate) mod recover;
 mod salvage;
 pub(crate) mod scan;

@@ -38,7 +38,7 @@ use crate::engine::sequencer::{End, Start};
 use crate::engine::space;
 use crate::error::{Error, Result};
 use crate::format::frame::{self, Epoch, FrameKind, FrameSpec, Head, HeadRead};
-use crate::format::index::IndexIdentity;
+use crate::format::index::{self, IndexIdentity};
 use crate::format::lock::Slot;
 use crate::format::names;
 use crate::format::segment::{HeaderDefect, SEGMENT_BLOCKS_MIN, SegmentHeader};
@@ -472,6 +472,7 @@ impl<'a> Recovery<'a> {
             match next_block {
                 Some(block) if was.0.is_some() && self.follow_at(segment + 1, block, &mut next_first)? => {
                     self.seal(was, segment_first);
+                    self.leave_to_file();
                     self.segments[segment].release();
                     segment += 1;
                     segment_first = next_first;
@@ -500,6 +501,24 @@ impl<'a> Recovery<'a> {
                 last_frame: last.number,
             });
         }
+    }
+
+    /// Forgets the index of the newest sealed segment where its file says the same: a walk through many segments would
+    /// hold them all, and each file would be written once more.
+    fn leave_to_file(&mut self) {
+        let Some(identity) = self.sealed.last() else { return };
+        let index = self.replay.ledger.indexes.get(&identity.sequence);
+        if index.is_some_and(|index| self.is_in_file(&index::encode(index, identity), identity.sequence)) {
+            self.replay.ledger.indexes.remove(&identity.sequence);
+        }
+    }
+
+    fn is_in_file(&self, bytes: &[u8], sequence: u64) -> bool {
+        let Ok(file) = self.disk.open(&names::index(sequence), Access::Read) else { return false };
+        let mut found = vec![0; bytes.len()];
+        file.size().is_ok_and(|size| size == bytes.len() as u64)
+            && file.read_at(&mut found, 0).is_ok_and(|filled| filled == bytes.len())
+            && found == bytes
     }
 
     /// Follows the frame at a place if it is the next one; remembers the number of a segment's first frame.

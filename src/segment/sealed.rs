@@ -4,52 +4,58 @@
 //! too; once it is sealed it is read through the page cache, and what does not verify there is read once more around
 //! it before it is called damaged. Positioned reads, not a mapping, so that a media error is an `Err` and not a signal.
 //!
+//! Where an entry ends is known before it is read: not after the next one begins. Short entries are read alone and
+//! copied; runs of entries share a [`Piece`].
+//!
 //! A handle never holds the descriptor that writes the segment: readers that outlive a log must not keep its lock.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 
 use super::index_map::IndexMap;
+use super::piece::{Piece, Plan};
 use super::scan::{SegmentReader, rebuild_index};
 use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
 use crate::format::frame::{OPERATION_HEADER_BYTES, OperationHeader};
 use crate::format::index::{self, IndexIdentity};
-use crate::format::names;
 use crate::format::segment::SegmentHeader;
+use crate::format::{Salted, names};
 
-/// First guess at an entry's size: one read finds and proves most entries.
-const GUESS_BYTES: u64 = 4096;
+/// What is read for an entry of which nothing tells the length; and the most that is read to be copied out of.
+pub(super) const GUESS_BYTES: u64 = 4096;
 
-/// How much a run of entries reads at once.
-const RUN_BYTES: u64 = 256 << 10;
+/// The longest entry whose length is believed before its header was seen.
+pub(super) const ROOM_BYTES_MAX: u64 = 1 << 20;
 
 /// A file that is opened when it is first read.
-type FileCell = Mutex<Option<Arc<dyn DiskFile>>>;
+type FileCell = RwLock<Option<Arc<dyn DiskFile>>>;
 
 /// A segment as readers hold it.
 pub(crate) struct SegmentHandle {
     pub(crate) header: SegmentHeader,
+    seed: Salted,
     disk: Arc<dyn Disk>,
     direct: FileCell,
     buffered: FileCell,
     /// Set when the segment is sealed.
     identity: OnceLock<IndexIdentity>,
-    map: Mutex<Option<Arc<IndexMap>>>,
+    map: RwLock<Option<Arc<IndexMap>>>,
     /// A file or map was opened since anyone asked.
     is_newly_opened: AtomicBool,
 }
 
 impl SegmentHandle {
     pub(crate) fn new(disk: Arc<dyn Disk>, header: SegmentHeader) -> SegmentHandle {
-        let (direct, buffered, map) = (FileCell::default(), FileCell::default(), Mutex::new(None));
+        let (direct, buffered, map) = (FileCell::default(), FileCell::default(), RwLock::new(None));
         let (identity, is_newly_opened) = (OnceLock::new(), AtomicBool::new(false));
-        SegmentHandle { header, disk, direct, buffered, identity, map, is_newly_opened }
+        let seed = Salted::new(header.salt);
+        SegmentHandle { header, seed, disk, direct, buffered, identity, map, is_newly_opened }
     }
 
     /// Nothing will be written to the segment any more, and all of it is durable.
@@ -74,7 +80,10 @@ impl SegmentHandle {
     }
 
     fn opened(&self, cell: &FileCell, access: Access) -> io::Result<Arc<dyn DiskFile>> {
-        let mut cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &*cell.read().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(file.clone());
+        }
+        let mut cell = cell.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = &*cell {
             return Ok(file.clone());
         }
@@ -83,33 +92,40 @@ impl SegmentHandle {
         Ok(cell.insert(file).clone())
     }
 
-    /// Bytes of the segment, fewer than asked for only where it ends.
-    fn fetch(&self, offset: u64, bytes: u64, around_cache: bool) -> io::Result<Bytes> {
-        let bytes = bytes.min(self.header.segment_bytes.saturating_sub(offset));
+    /// Fills `buf` with the segment's bytes from `offset`; fewer only where the file ends.
+    fn fill(&self, buf: &mut [u8], offset: u64, around_cache: bool) -> io::Result<usize> {
         if self.is_sealed() && !around_cache {
-            let mut buffer = vec![0; bytes as usize];
-            let filled = self.buffered()?.read_at(&mut buffer, offset)?;
-            buffer.truncate(filled);
-            return Ok(buffer.into());
+            return self.buffered()?.read_at(buf, offset);
         }
         // A segment that came from a device with smaller blocks is read in this device's.
         let block = u64::from(self.header.block_bytes.max(self.disk.physical_block_bytes()));
         let start = offset - offset % block;
-        let end = (offset + bytes).next_multiple_of(block);
+        let end = (offset + buf.len() as u64).next_multiple_of(block);
         let mut buffer = AlignedBuf::zeroed((end - start) as usize);
         let filled = self.direct()?.read_at(&mut buffer[..(end - start) as usize], start)?;
         let from = ((offset - start) as usize).min(filled);
-        let to = (from + bytes as usize).min(filled);
-        Ok(Bytes::copy_from_slice(&buffer[from..to]))
+        let bytes = &buffer[from..(from + buf.len()).min(filled)];
+        buf[..bytes.len()].copy_from_slice(bytes);
+        Ok(bytes.len())
     }
 
-    /// Reads the entry whose header lies at `offset`.
+    /// Bytes of the segment, fewer than asked for only where it ends.
+    fn fetch(&self, offset: u64, bytes: u64, around_cache: bool) -> io::Result<Bytes> {
+        let bytes = bytes.min(self.header.segment_bytes.saturating_sub(offset));
+        let mut buffer = vec![0; bytes as usize];
+        let filled = self.fill(&mut buffer, offset, around_cache)?;
+        buffer.truncate(filled);
+        Ok(buffer.into())
+    }
+
+    /// Reads the entry whose header lies at `offset`; `next` is where the entry after it lies, if that is known.
     ///
     /// # Errors
     ///
     /// [`Error::Corrupt`] where it does not verify, on the medium itself; [`Error::Io`].
-    pub(crate) fn read_entry(&self, index: u64, offset: u32) -> Result<LogEntry> {
-        let read = |around| self.try_entry(index, offset, around).map_err(|source| self.read_error(source));
+    pub(crate) fn read_entry(&self, index: u64, offset: u32, next: Option<u32>) -> Result<LogEntry> {
+        let room = room(offset, next);
+        let read = |around| self.try_entry(index, offset, room, around).map_err(|source| self.read_error(source));
         if let Some(entry) = read(false)? {
             return Ok(entry);
         }
@@ -126,8 +142,17 @@ impl SegmentHandle {
         Error::Corrupt { file: self.path(), offset: offset.into(), indexes: index..index + 1, reason }
     }
 
-    fn try_entry(&self, index: u64, offset: u32, around: bool) -> io::Result<Option<LogEntry>> {
-        let bytes = self.fetch(offset.into(), GUESS_BYTES, around)?;
+    fn try_entry(&self, index: u64, offset: u32, room: u64, around: bool) -> io::Result<Option<LogEntry>> {
+        if room <= GUESS_BYTES && !around && self.is_sealed() {
+            let mut buffer = [0; GUESS_BYTES as usize];
+            let filled = self.fill(&mut buffer[..room as usize], offset.into(), false)?;
+            let bytes = &buffer[..filled];
+            if let Some(header) = verified(bytes, index, self.seed) {
+                let command = &bytes[OPERATION_HEADER_BYTES..header.bytes() as usize];
+                return Ok(Some(entry(&header, Bytes::copy_from_slice(command))));
+            }
+        }
+        let bytes = self.fetch(offset.into(), room, around)?;
         match OperationHeader::decode(&bytes) {
             Some(header) if header.bytes() > bytes.len() as u64 => {
                 // The length is believed only as far as the segment goes, and only for a header of this very entry.
@@ -136,54 +161,62 @@ impl SegmentHandle {
                     return Ok(None);
                 }
                 let bytes = self.fetch(offset.into(), header.bytes(), around)?;
-                Ok(entry_in(&bytes, index, self.header.salt))
+                Ok(entry_in(&bytes, index, self.seed))
             }
-            _ => Ok(entry_in(&bytes, index, self.header.salt)),
+            _ => Ok(entry_in(&bytes, index, self.seed)),
         }
     }
 
-    /// Reads entries `first..` at these offsets until their payloads pass `bytes_max`; at least one.
-    pub(crate) fn read_run(&self, first: u64, offsets: &[u32], bytes_max: usize) -> Result<Vec<LogEntry>> {
-        let mut entries = Vec::new();
-        let mut taken = 0;
-        let mut chunk = (0u64, Bytes::new());
-        for (index, &offset) in (first..).zip(offsets) {
-            let start = u64::from(offset);
-            let entry = match self.entry_in_chunk(&chunk, index, start) {
-                Some(entry) => entry,
-                None => {
-                    let last = u64::from(*offsets.last().unwrap_or(&offset));
-                    let bytes = RUN_BYTES.min(last.saturating_sub(start) + GUESS_BYTES);
-                    chunk = (start, self.fetch(start, bytes, false).map_err(|source| self.read_error(source))?);
-                    // One that still does not verify is too long for a chunk, or damaged: read alone, it shows.
-                    match self.entry_in_chunk(&chunk, index, start) {
-                        Some(entry) => entry,
-                        None => self.read_entry(index, offset)?,
-                    }
-                }
-            };
-            if !entries.is_empty() && taken + entry.command.len() > bytes_max {
-                break;
+    /// Reads entries from `first` on, at these offsets, as many as the plan says, and verifies them. It holds those
+    /// that do up to the first that does not; that one is too long for a piece, or damaged, and shows when it is read
+    /// alone.
+    ///
+    /// A piece that is not used any more gives its memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub(crate) fn read_piece(
+        &self,
+        first: u64,
+        offsets: impl Iterator<Item = u32>,
+        plan: Plan,
+        used: Piece,
+    ) -> Result<Piece> {
+        let Some(mut piece) = Piece::lay_out(offsets, plan, used) else { return Ok(Piece::default()) };
+        let room = self.header.segment_bytes.saturating_sub(piece.start());
+        let filled = piece.read(room, |buf, offset| self.fill(buf, offset, false));
+        filled.map_err(|source| self.read_error(source))?;
+        Ok(piece.verified(first, self.seed))
+    }
+
+    /// Reads all entries from `first` on at these offsets.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn read_run(&self, first: u64, offsets: &[u32]) -> Result<Vec<LogEntry>> {
+        let mut entries: Vec<LogEntry> = Vec::with_capacity(offsets.len());
+        let mut piece = Piece::default();
+        while entries.len() < offsets.len() {
+            let (next, left) = (first + entries.len() as u64, &offsets[entries.len()..]);
+            piece = self.read_piece(next, left.iter().copied(), Plan::scan(left.len() as u64), piece)?;
+            entries.extend(std::iter::from_fn(|| piece.next()));
+            if first + entries.len() as u64 == next {
+                entries.push(self.read_entry(next, left[0], left.get(1).copied())?);
             }
-            taken += entry.command.len();
-            entries.push(entry);
         }
         Ok(entries)
     }
 
-    fn entry_in_chunk(&self, (start, bytes): &(u64, Bytes), index: u64, offset: u64) -> Option<LogEntry> {
-        let at = offset.checked_sub(*start).filter(|&at| at < bytes.len() as u64)? as usize;
-        entry_in(&bytes.slice(at..), index, self.header.salt)
-    }
-
     /// The index map, if it is there already.
     pub(crate) fn open_map(&self) -> Option<Arc<IndexMap>> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The index file, mapped; or, where it is missing or wrong, an index made from the segment.
     pub(crate) fn index_map(&self) -> Result<Arc<IndexMap>> {
-        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = self.open_map() {
+            return Ok(map);
+        }
+        let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(map) = &*map {
             return Ok(map.clone());
         }
@@ -243,46 +276,66 @@ impl SegmentHandle {
 
     /// Closes what was opened; the next read opens it again.
     pub(crate) fn close(&self) {
-        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = None;
         for cell in [&self.direct, &self.buffered] {
-            *cell.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *cell.write().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 
     /// Reads an entry by index, from a sealed segment. An index file that leads astray is only derived: the entry is
     /// looked up once more in an index made from the segment before anything is called damaged.
     pub(crate) fn read_sealed(&self, index: u64) -> Result<LogEntry> {
-        let looked_up = self.index_map()?.offset_of(index).map(|offset| self.read_entry(index, offset));
-        match looked_up {
+        match self.look_up(&*self.index_map()?, index) {
             Some(Ok(entry)) => Ok(entry),
             Some(Err(Error::Corrupt { .. })) | None => {
                 let map = self.replace_index()?;
-                let offset = map.offset_of(index).ok_or_else(|| self.damaged(index, 0))?;
-                self.read_entry(index, offset)
+                self.look_up(&map, index).unwrap_or_else(|| Err(self.damaged(index, 0)))
             }
             Some(Err(other)) => Err(other),
         }
     }
 
+    fn look_up(&self, map: &IndexMap, index: u64) -> Option<Result<LogEntry>> {
+        let mut offsets = map.offsets_from(index);
+        let offset = offsets.next()?;
+        Some(self.read_entry(index, offset, offsets.next()))
+    }
+
     fn replace_index(&self) -> Result<Arc<IndexMap>> {
         let Some(identity) = self.identity.get() else { return self.index_map() };
         let rebuilt = Arc::new(self.rebuild(identity)?);
-        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(rebuilt.clone());
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(rebuilt.clone());
         Ok(rebuilt)
     }
 }
 
-/// The entry at the start of `bytes`, if it is there, whole, and has this index.
-fn entry_in(bytes: &Bytes, index: u64, salt: u64) -> Option<LogEntry> {
+/// How much is read at first for the entry at `offset`.
+fn room(offset: u32, next: Option<u32>) -> u64 {
+    let room = next.and_then(|next| next.checked_sub(offset)).map(u64::from);
+    room.filter(|room| (OPERATION_HEADER_BYTES as u64..=ROOM_BYTES_MAX).contains(room)).unwrap_or(GUESS_BYTES)
+}
+
+/// The header at the start of `bytes`, if its entry is there, whole, and has this index.
+#[inline]
+pub(super) fn verified(bytes: &[u8], index: u64, seed: Salted) -> Option<OperationHeader> {
     let header = OperationHeader::decode(bytes)?;
-    let end = usize::try_from(header.bytes()).ok().filter(|&end| end <= bytes.len())?;
-    let verifies = header.is_entry() && header.index == index && header.verifies(&bytes[..end], salt);
-    verifies.then(|| LogEntry {
-        term: header.term,
-        index,
-        command: bytes.slice(OPERATION_HEADER_BYTES..end),
-        timestamp: header.timestamp,
-    })
+    let whole = bytes.get(..usize::try_from(header.bytes()).ok()?)?;
+    (header.is_entry() && header.index == index && header.verifies(whole, seed)).then_some(header)
+}
+
+#[inline]
+pub(super) fn entry(header: &OperationHeader, command: Bytes) -> LogEntry {
+    LogEntry { term: header.term, index: header.index, command, timestamp: header.timestamp }
+}
+
+/// The entry at the start of `bytes`, if it is there, whole, and has this index.
+fn entry_in(bytes: &Bytes, index: u64, seed: Salted) -> Option<LogEntry> {
+    let header = verified(bytes, index, seed)?;
+    let end = header.bytes() as usize;
+    // What was read beyond it is not to be kept along with it.
+    let shares = end > bytes.len() / 2;
+    let command = OPERATION_HEADER_BYTES..end;
+    Some(entry(&header, if shares { bytes.slice(command) } else { Bytes::copy_from_slice(&bytes[command]) }))
 }
 
 /// Writes the index file of a sealed segment: whole, under a temporary name, then renamed. Not synced: it is derived,

@@ -596,11 +596,11 @@ impl LocalLog {
         };
         if let Some(index) = self.sequencer.ledger.indexes.get(&handle.header.sequence) {
             let offsets = live.clone().map(|at| index.offset_of(at).ok_or_else(|| damaged(at)));
-            return handle.read_run(live.start, &offsets.collect::<Result<Vec<u32>>>()?, usize::MAX);
+            return handle.read_run(live.start, &offsets.collect::<Result<Vec<u32>>>()?);
         }
         let map = handle.index_map()?;
         let offsets: Option<Vec<u32>> = live.clone().map(|index| map.offset_of(index)).collect();
-        match offsets.map(|offsets| handle.read_run(live.start, &offsets, usize::MAX)) {
+        match offsets.map(|offsets| handle.read_run(live.start, &offsets)) {
             Some(Ok(entries)) => Ok(entries),
             // The index is only derived: one entry at a time, reading corrects it.
             None | Some(Err(Error::Corrupt { .. })) => live.map(|index| handle.read_sealed(index)).collect(),
