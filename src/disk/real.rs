@@ -251,7 +251,7 @@ impl Disk for RealDisk {
         let mut mode = self.mode();
         if *mode == IoMode::Uring {
             match UringDriver::new(depth, self.physical_block_bytes as usize, &self.path) {
-                Ok(driver) => return Ok(Box::new(driver)),
+                Ok(driver) => return Ok(Box::new(driver.with_lone_writes())),
                 Err(error) if self.choice == IoChoice::Uring => return Err(error),
                 Err(error) => {
                     *mode = IoMode::Syscall { reason: format!("io_uring worked at first and then not ({error})") };

@@ -343,6 +343,8 @@ pub(super) struct UringDriver {
     bell: Arc<Bell>,
     watch: Watch,
     alignment: usize,
+    /// Smaller writes go around the ring when they are alone.
+    lone_bytes_max: usize,
     path: PathBuf,
 }
 
@@ -359,8 +361,16 @@ impl UringDriver {
             bell: Bell::of_this_thread(),
             watch: Watch::new(),
             alignment,
+            lone_bytes_max: 0,
             path: path.to_path_buf(),
         })
+    }
+
+    /// Writes small operations that are alone with a plain system call: see the module. Without this, everything goes
+    /// through the ring, as it must where the ring itself is to be tried.
+    pub(super) fn with_lone_writes(mut self) -> UringDriver {
+        self.lone_bytes_max = LONE_BYTES_MAX;
+        self
     }
 
     /// Finds what an operation needs, or says why it cannot be started.
@@ -417,7 +427,7 @@ impl UringDriver {
     /// Takes back a small write that is all there is to do.
     fn take_lone_write(&mut self) -> Option<Start> {
         let is_alone = self.outstanding.len() == 1 && self.shared.done.borrow().is_empty();
-        let is_small = matches!(self.queued.as_slice(), [Start::Write { bytes, .. }] if *bytes <= LONE_BYTES_MAX);
+        let is_small = matches!(self.queued.as_slice(), [Start::Write { bytes, .. }] if *bytes <= self.lone_bytes_max);
         if is_alone && is_small { self.queued.pop() } else { None }
     }
 
