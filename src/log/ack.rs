@@ -24,6 +24,22 @@ const FAILED: u32 = 2;
 /// How late a sleep of known length may end: the kernel lets timers of ordinary threads slip by 50 us.
 const NAP_SLACK: Duration = Duration::from_micros(60);
 
+/// A wait that usually takes at most so many times the limit for spinning is spun through as a whole. A thread that
+/// sleeps for shorter than that gains nothing: the kernel likes to wake it on the very CPU that the writer needs.
+const SPUN_THROUGH_PARTS: u32 = 4;
+
+/// Spins for a few microseconds or until `is_over`; then lets whoever waits for this CPU have it. With fewer CPUs than
+/// spinning threads, the one that is waited for would else have to wait.
+pub(crate) fn spin_politely(is_over: impl Fn() -> bool) {
+    for _ in 0..64 {
+        if is_over() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+    std::thread::yield_now();
+}
+
 /// What the waiters of one log have in common.
 #[derive(Debug)]
 pub(crate) struct Waiters {
@@ -127,27 +143,20 @@ impl Ticket {
         }
     }
 
-    /// Spins around the moment at which a write is usually done: sleeps before it, where the time is long enough.
+    /// Spins through a write that is short beside the limit, and around the end of a longer one, which is slept through.
     fn nap_and_spin(&self, limit: Duration) {
         let write = Duration::from_nanos(self.waiters.write_ns.load(Ordering::Relaxed));
-        let early = limit / 2 + NAP_SLACK;
-        if write > early {
-            self.sleep(Some(write - early));
-            self.spin(limit + NAP_SLACK);
-        } else {
-            self.spin(limit.max(write + limit / 2));
+        if write <= SPUN_THROUGH_PARTS * limit {
+            return self.spin(limit + write);
         }
+        self.sleep(Some(write - limit / 2 - NAP_SLACK.min(write / 4)));
+        self.spin(limit + NAP_SLACK);
     }
 
     fn spin(&self, limit: Duration) {
         let start = Instant::now();
-        while start.elapsed() < limit {
-            for _ in 0..64 {
-                if self.is_settled() {
-                    return;
-                }
-                std::hint::spin_loop();
-            }
+        while !self.is_settled() && start.elapsed() < limit {
+            spin_politely(|| self.is_settled());
         }
     }
 

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::ack::spin_politely;
 use super::core::{Callback, Core, Shared, ToWriter, Waiting, WriterState};
 use crate::config::{Durability, Wait};
 use crate::disk::{AlignedBuf, Completion, Driver, Operation, PollWait};
@@ -512,16 +513,15 @@ impl Writer {
     /// Looks for something to do for a while before sleeping; `true` if there is.
     fn spin_idle(&mut self, limit: Duration) -> bool {
         let start = Instant::now();
-        while start.elapsed() < limit {
-            // Frames and messages are seen without the lock, which callers want; the rest is looked for now and then.
-            for _ in 0..256 {
-                if self.shared.next_calls.load(Ordering::Relaxed) > 0 || !self.inbox.is_empty() {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            if self.has_work() {
+        // Frames and messages are seen without the lock, which callers want; the rest is looked for now and then.
+        let is_called = || self.shared.next_calls.load(Ordering::Relaxed) > 0 || !self.inbox.is_empty();
+        for round in 1.. {
+            spin_politely(is_called);
+            if is_called() || round % 8 == 0 && self.has_work() {
                 return true;
+            }
+            if start.elapsed() >= limit {
+                break;
             }
         }
         false
