@@ -13,6 +13,7 @@ use crossbeam_channel::Receiver;
 
 use super::core::{Core, Shared, ToHelper};
 use crate::config::Durability;
+use crate::disk::AlignedBuf;
 use crate::engine::pace::{self, Pace};
 use crate::error::{Error, Result};
 use crate::format::names;
@@ -21,21 +22,26 @@ use crate::segment::recover;
 use crate::segment::sealed::{self, SegmentHandle};
 use crate::segment::spare;
 
+/// What the helper's priority is lowered by, as `nice` counts it.
+const NICENESS: i32 = 10;
+
 /// How long the filling of a spare rests where it is ahead of the appends.
 const REST: Duration = Duration::from_millis(1);
 
 pub(crate) struct Helper {
     shared: Arc<Shared>,
     inbox: Receiver<ToHelper>,
+    zeros: AlignedBuf,
 }
 
 impl Helper {
     pub(crate) fn new(shared: Arc<Shared>, inbox: Receiver<ToHelper>) -> Helper {
-        Helper { shared, inbox }
+        Helper { shared, inbox, zeros: spare::zeros() }
     }
 
     /// Works until told to leave. What is due then is still done, except for spares.
     pub(crate) fn run(self) {
+        be_nice();
         while let Ok(ToHelper::Wake) = self.inbox.recv() {
             self.work(true);
         }
@@ -194,7 +200,10 @@ impl Helper {
                 self.shared.count(&self.shared.meter.recycled);
                 spare::recycle(disk, old, &header, durable_writes).map(Some)
             }
-            None => spare::make(disk, &header, durable_writes, &mut |filled| self.pace(filled, segment_bytes)),
+            None => {
+                let pacer = &mut |filled| self.pace(filled, segment_bytes);
+                spare::make(disk, &header, durable_writes, &self.zeros, pacer)
+            }
         }
     }
 
@@ -230,6 +239,14 @@ impl Helper {
             Err(error) if error.is_out_of_space() => tracing::warn!(%error, "the lock file's slot is not up to date"),
             Err(error) => self.shared.poison(&mut self.shared.core(), error),
         }
+    }
+}
+
+/// Gives this thread's CPU to whoever wants it, the writer above all. It gets its turn when appends wait for it: then
+/// they want none.
+fn be_nice() {
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
+        tracing::debug!(%error, "the helper thread keeps its priority");
     }
 }
 

@@ -47,6 +47,11 @@ impl OpenSegment {
     }
 }
 
+/// What segments are filled with; kept by whoever makes many, since making it takes half a millisecond.
+pub(crate) fn zeros() -> AlignedBuf {
+    AlignedBuf::zeroed(PIECE_BYTES)
+}
+
 /// Makes a segment from nothing, at the given pace; `None` where the pacer gave it up.
 ///
 /// # Errors
@@ -56,10 +61,11 @@ pub(crate) fn make(
     disk: &dyn Disk,
     header: &SegmentHeader,
     durable_writes: bool,
+    zeros: &AlignedBuf,
     pacer: Pacer<'_>,
 ) -> Result<Option<OpenSegment>> {
     let temporary = names::temporary(&names::segment(header.sequence));
-    let made = fill(disk, &temporary, header, pacer).and_then(|is_full| match is_full {
+    let made = fill(disk, &temporary, header, zeros, pacer).and_then(|is_full| match is_full {
         true => publish(disk, &temporary, header, durable_writes).map(Some),
         false => Ok(None),
     });
@@ -94,7 +100,13 @@ pub(crate) fn remove(disk: &dyn Disk, sequence: u64) -> Result<()> {
 }
 
 /// Allocates a file and fills it with zeros; whether it was not given up.
-fn fill(disk: &dyn Disk, temporary: &str, header: &SegmentHeader, pacer: Pacer<'_>) -> Result<bool> {
+fn fill(
+    disk: &dyn Disk,
+    temporary: &str,
+    header: &SegmentHeader,
+    zeros: &AlignedBuf,
+    pacer: Pacer<'_>,
+) -> Result<bool> {
     let path = disk.path_of(temporary);
     let full = |action| {
         let wrap = Error::io(action, &path);
@@ -105,7 +117,6 @@ fn fill(disk: &dyn Disk, temporary: &str, header: &SegmentHeader, pacer: Pacer<'
     };
     let file = disk.open(temporary, Access::CreateSegment).map_err(full("create"))?;
     file.allocate(header.segment_bytes).map_err(full("allocate"))?;
-    let zeros = AlignedBuf::zeroed(PIECE_BYTES.min(header.segment_bytes as usize));
     let mut offset = 0;
     while offset < header.segment_bytes {
         let Some(piece) = pacer(offset) else { return Ok(false) };
@@ -130,5 +141,7 @@ fn publish(disk: &dyn Disk, temporary: &str, header: &SegmentHeader, durable_wri
     let name = names::segment(header.sequence);
     disk.rename(temporary, &name).map_err(Error::io("rename", &path))?;
     disk.sync_dir().map_err(Error::io("sync", disk.path()))?;
+    // Renaming changed the file's inode. Without this the first frame's durable write would have to carry that along.
+    file.sync().map_err(Error::io("sync", disk.path_of(&name)))?;
     Ok(OpenSegment { header: *header, file })
 }

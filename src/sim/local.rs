@@ -396,7 +396,7 @@ impl LocalLog {
         let durable_writes = self.config.durability == Durability::Sync;
         let spare = match self.dropped.pop_front() {
             Some(old) => spare::recycle(&*self.disk, old, &header, durable_writes)?,
-            None => match spare::make(&*self.disk, &header, durable_writes, &mut spare::at_once)? {
+            None => match spare::make(&*self.disk, &header, durable_writes, &spare::zeros(), &mut spare::at_once)? {
                 Some(spare) => spare,
                 None => unreachable!("this pacer gives nothing up"),
             },
