@@ -28,7 +28,10 @@ pub enum Wait {
     /// Sleep in the kernel at once: cheapest for the machine.
     #[default]
     Park,
-    /// Spin for at most this long, then sleep: saves the wake-up where a core is to spare.
+    /// Spin before sleeping: saves the wake-up where a core is to spare. The writer spins at most this long for more to
+    /// do. A caller spins through a write that lately took up to four times this, and this much beyond; where writes take
+    /// longer, it sleeps until shortly before the end is due. A spinning thread offers its CPU to others every few
+    /// microseconds.
     Spin(Duration),
 }
 
@@ -79,6 +82,8 @@ pub struct Config {
     pub(crate) lock_wait: Duration,
     pub(crate) first_index: u64,
     pub(crate) verify: Verify,
+    pub(crate) writer_cpu: Option<usize>,
+    pub(crate) thread_name: String,
 }
 
 impl Default for Config {
@@ -100,6 +105,8 @@ impl Default for Config {
             lock_wait: Duration::from_secs(5),
             first_index: 1,
             verify: Verify::Tail,
+            writer_cpu: None,
+            thread_name: "ringwal".into(),
         }
     }
 }
@@ -153,6 +160,17 @@ impl Config {
         first_index: u64,
         /// How much an open verifies: default [`Verify::Tail`].
         verify: Verify,
+        /// The CPU that the writer thread is bound to: default `None`, any. Worth trying where the application binds its
+        /// own threads elsewhere. An open fails if this process may not use that CPU.
+        writer_cpu: Option<usize>,
+    }
+
+    /// What the names of the log's threads begin with, so that the threads of several logs can be told apart: default
+    /// `ringwal`, as in `ringwal-writer`. From 1 to 8 bytes without a zero byte, since the kernel keeps 15.
+    #[must_use]
+    pub fn thread_name(mut self, thread_name: impl Into<String>) -> Config {
+        self.thread_name = thread_name.into();
+        self
     }
 
     /// Checks that every setting is in its range and that they fit together.
@@ -189,6 +207,9 @@ impl Config {
         })?;
         check(self.first_index <= crate::format::INDEX_MAX, || {
             format!("first_index is {}: it must be at most {}", self.first_index, crate::format::INDEX_MAX)
+        })?;
+        check((1..=8).contains(&self.thread_name.len()) && !self.thread_name.contains('\0'), || {
+            format!("thread_name is {:?}: it must have from 1 to 8 bytes and no zero byte", self.thread_name)
         })?;
         match self.durability {
             Durability::Interval(every) if every.is_zero() => {

@@ -11,11 +11,17 @@
 /// The spare is ready when this part (one in so many) of the active segment is used.
 const LEAD: u64 = 2;
 
+/// Nothing is done before this part of the active segment is used: so many frames after a roll, nobody can tell.
+const START: u64 = 32;
+
+/// Behind by this part of a segment, it hurries.
+const FAR: u64 = 16;
+
 /// A piece of zeros where appends are under way, in bytes: a write of this size costs the device little more than a
 /// small one.
 const PIECE_GENTLE_BYTES: usize = 128 << 10;
 
-/// A piece of zeros where nobody would notice, or everybody waits.
+/// A piece of zeros where nobody would notice, or everybody waits. Larger ones were no faster here.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
 /// What the appends are doing, as far as the filling of a spare is concerned.
@@ -43,12 +49,15 @@ pub(crate) fn pace(filled_bytes: u64, segment_bytes: u64, appends: &Appends) -> 
     if !appends.are_under_way || appends.wait_for_room {
         return Pace::Write(PIECE_BYTES);
     }
+    if filled_bytes == 0 && appends.used_bytes < segment_bytes / START {
+        return Pace::Rest;
+    }
     let due_bytes = appends.used_bytes.saturating_mul(LEAD).min(segment_bytes);
-    match due_bytes.checked_sub(filled_bytes) {
+    match due_bytes.saturating_sub(filled_bytes) {
         // Far behind: this device or these appends are so fast that gentleness would not help.
-        Some(behind) if behind >= segment_bytes / 4 => Pace::Write(PIECE_BYTES),
-        Some(_) => Pace::Write(PIECE_GENTLE_BYTES),
-        None => Pace::Rest,
+        behind if behind >= segment_bytes / FAR => Pace::Write(PIECE_BYTES),
+        behind if behind >= PIECE_GENTLE_BYTES as u64 || due_bytes == segment_bytes => Pace::Write(PIECE_GENTLE_BYTES),
+        _ => Pace::Rest,
     }
 }
 
@@ -72,8 +81,11 @@ mod tests {
                     break;
                 }
             }
-            assert!(filled >= (used * LEAD).min(SEGMENT), "{used}: {filled}");
-            assert!(filled <= (used * LEAD).min(SEGMENT) + PIECE_BYTES as u64, "{used}: {filled}");
+            let due = if used < SEGMENT / START { 0 } else { (used * LEAD).min(SEGMENT) };
+            assert!(
+                (due..due + 2 * PIECE_GENTLE_BYTES as u64).contains(&(filled + PIECE_GENTLE_BYTES as u64))
+                    || filled == due
+            );
         }
     }
 
@@ -91,7 +103,8 @@ mod tests {
 
     #[test]
     fn pieces_are_small_beside_appends_and_large_when_far_behind() {
-        assert_eq!(pace(SEGMENT / 2, SEGMENT, &busy(SEGMENT / 4)), Pace::Write(PIECE_GENTLE_BYTES));
+        assert_eq!(pace(SEGMENT / 2, SEGMENT, &busy(SEGMENT / 4 + (1 << 20))), Pace::Write(PIECE_GENTLE_BYTES));
+        assert_eq!(pace(SEGMENT - 4096, SEGMENT, &busy(SEGMENT)), Pace::Write(PIECE_GENTLE_BYTES), "the last piece");
         assert_eq!(pace(SEGMENT / 2, SEGMENT, &busy(SEGMENT / 2)), Pace::Write(PIECE_BYTES));
     }
 }

@@ -26,7 +26,7 @@ use crate::segment::spare;
 const NICENESS: i32 = 10;
 
 /// How long the filling of a spare rests where it is ahead of the appends.
-const REST: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_micros(250);
 
 pub(crate) struct Helper {
     shared: Arc<Shared>,
@@ -165,9 +165,11 @@ impl Helper {
             match pace::pace(filled_bytes, segment_bytes, &appends) {
                 Pace::Write(piece) => return Some(piece),
                 Pace::Rest => {
-                    self.seal_one();
-                    self.write_slot();
                     std::thread::sleep(REST);
+                    if filled_bytes > 0 {
+                        self.seal_one();
+                        self.write_slot();
+                    }
                 }
             }
         }

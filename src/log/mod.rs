@@ -667,7 +667,7 @@ fn finish(shared: &Shared, threads: Option<Threads>) -> Result<()> {
 /// and cannot wait for itself.
 fn finish_elsewhere(shared: Arc<Shared>, threads: Threads) -> Result<()> {
     let path = shared.disk.path().to_path_buf();
-    let closer = std::thread::Builder::new().name("ringwal-closer".into());
+    let closer = std::thread::Builder::new().name(format!("{}-closer", shared.config.thread_name));
     let spawned = closer.spawn(move || {
         if let Err(error) = finish(&shared, Some(threads)) {
             tracing::error!(%error, "the log could not be closed cleanly");

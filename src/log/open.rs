@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::core::{Core, Shared, SpareWork, ToHelper, ToWriter, WriterState};
 use super::helper::Helper;
@@ -212,9 +213,11 @@ fn start_threads(
 ) -> Result<Threads> {
     let (report, started) = crossbeam_channel::bounded(1);
     let theirs = shared.clone();
-    let spawned = thread::Builder::new().name("ringwal-writer".into()).spawn(move || {
+    let name = |role| format!("{}-{role}", shared.config.thread_name);
+    let spawned = thread::Builder::new().name(name("writer")).spawn(move || {
         // The driver never leaves the thread it is made on.
-        match theirs.disk.driver(theirs.config.frames_in_flight) {
+        let bound = theirs.config.writer_cpu.map_or(Ok(()), bind);
+        match bound.and_then(|()| theirs.disk.driver(theirs.config.frames_in_flight)) {
             Ok(driver) => {
                 let _ = theirs.alarm.set(driver.alarm());
                 // Made before anyone can append: it must see the segment that the log begins in.
@@ -230,7 +233,7 @@ fn start_threads(
     let made = started.recv().unwrap_or_else(|_| Err(std::io::Error::other("the writer thread ended at once")));
     made.map_err(Error::io("start the driver for", path()))?;
     let helper = Helper::new(shared.clone(), helper_inbox);
-    let spawned = thread::Builder::new().name("ringwal-helper".into()).spawn(move || helper.run());
+    let spawned = thread::Builder::new().name(name("helper")).spawn(move || helper.run());
     let helper = match spawned.map_err(Error::io("start the helper thread for", path())) {
         Ok(helper) => helper,
         Err(error) => {
@@ -241,6 +244,20 @@ fn start_threads(
     };
     shared.want_spare(&mut shared.core());
     Ok(Threads { writer, helper })
+}
+
+/// Binds this thread to a CPU.
+fn bind(cpu: usize) -> std::io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        let message = format!("writer_cpu is {cpu}: there is no such CPU");
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, message));
+    }
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    sched_setaffinity(None, &only).map_err(|error| {
+        let error = std::io::Error::from(error);
+        std::io::Error::new(error.kind(), format!("writer_cpu is {cpu}, which this process may not use: {error}"))
+    })
 }
 
 fn tell(shared: &Shared, report: &RecoveryReport) {

@@ -330,7 +330,8 @@ fn send_read(shared: &Arc<Shared>, job: ReadJob) -> Result<()> {
             let theirs = shared.clone();
             // It leaves when the log is closed, which drops the sender.
             let serve = move || inbox.iter().for_each(|job| job(&theirs));
-            let spawned = std::thread::Builder::new().name("ringwal-reader".into()).spawn(serve);
+            let spawned =
+                std::thread::Builder::new().name(format!("{}-reader", shared.config.thread_name)).spawn(serve);
             spawned.map_err(Error::io("start the reader thread for", shared.disk.path()))?;
             reads.insert(jobs)
         }

@@ -115,16 +115,21 @@ fn fill(
             if error.is_out_of_space() { Error::NoSpace } else { error }
         }
     };
+    // Asked before anything is done: making and allocating a file would be felt as well.
+    let Some(mut piece) = pacer(0) else { return Ok(false) };
     let file = disk.open(temporary, Access::CreateSegment).map_err(full("create"))?;
     file.allocate(header.segment_bytes).map_err(full("allocate"))?;
     let mut offset = 0;
-    while offset < header.segment_bytes {
-        let Some(piece) = pacer(offset) else { return Ok(false) };
+    loop {
         let bytes = (zeros.len().min(piece) as u64).min(header.segment_bytes - offset);
         file.write_at(&zeros[..bytes as usize], offset).map_err(full("zero-fill"))?;
         offset += bytes;
+        if offset == header.segment_bytes {
+            return Ok(true);
+        }
+        let Some(next) = pacer(offset) else { return Ok(false) };
+        piece = next;
     }
-    Ok(true)
 }
 
 fn publish(disk: &dyn Disk, temporary: &str, header: &SegmentHeader, durable_writes: bool) -> Result<OpenSegment> {

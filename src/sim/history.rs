@@ -286,7 +286,13 @@ impl<'a> History<'a> {
             0..7 => self.submit(log)?,
             7..10 if log.can_pump() => {
                 self.trace.push(Step::Pump);
-                self.does("pump", log.pump_one())?;
+                if self.rng.one_in(2) {
+                    // As the writer thread decides it: time passes, from none to many writes' worth.
+                    let passed_ns = 1 << self.rng.below(24);
+                    self.does("pump", log.pump_as_writer(passed_ns))?;
+                } else {
+                    self.does("pump", log.pump_one())?;
+                }
             }
             10..15 if in_flight > 0 => {
                 let count = 1 + self.rng.below(in_flight);

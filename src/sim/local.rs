@@ -24,7 +24,7 @@ use super::disk::SimDisk;
 use super::rng::Rng;
 use crate::config::{Config, Durability};
 use crate::disk::{AlignedBuf, Completion, Disk, Driver, Operation, PollWait};
-use crate::engine::pipeline::{Bounds, Pipeline, Progress};
+use crate::engine::pipeline::{Bounds, Offer, Pipeline, Progress, Step as PipelineStep};
 use crate::engine::sequencer::{Accepted, Frame, Limits, Refusal, Request, Sequencer};
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
@@ -79,6 +79,8 @@ pub struct LocalLog {
     watermarks: VecDeque<(u64, u64)>,
     witnessed: u64,
     buffers: Vec<AlignedBuf>,
+    /// The time as the pipeline is told it, in nanoseconds: it moves only where a step says so.
+    clock_ns: u64,
     report: RecoveryReport,
     poison: Option<Arc<Error>>,
 }
@@ -155,6 +157,7 @@ impl LocalLog {
             watermarks: VecDeque::new(),
             witnessed: 0,
             buffers: Vec::new(),
+            clock_ns: 0,
             report,
             poison: None,
         };
@@ -257,11 +260,32 @@ impl LocalLog {
         let bytes = frame.padded_bytes() as usize;
         let mut buffer = self.buffer(bytes);
         self.watermarks.push_back((frame.number, self.pipeline.progress().durable));
-        self.pipeline.encode(&frame, &mut buffer[..bytes], 0);
+        self.pipeline.encode(&frame, &mut buffer[..bytes], self.clock_ns);
         let (token, file, offset) = (frame.number, frame.plot.sequence, frame.offset);
         self.driver.submit(Operation::Write { token, file, offset, buffer, bytes });
         self.settle(self.pipeline.progress());
         Ok(true)
+    }
+
+    /// Lets so much time pass and submits what a writer thread would then: a frame that it would hold back for callers
+    /// who were just acknowledged, or let grow while others are in flight, stays. Returns how many went.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LocalLog::pump`].
+    pub fn pump_as_writer(&mut self, passed_ns: u64) -> Result<usize> {
+        self.clock_ns = self.clock_ns.saturating_add(passed_ns);
+        let mut frames = 0;
+        while self.is_ripe() && self.pump_one()? {
+            frames += 1;
+        }
+        Ok(frames)
+    }
+
+    fn is_ripe(&self) -> bool {
+        let Some((bytes, goes_alone)) = self.sequencer.peek_frame() else { return false };
+        let (calls, is_closed) = (self.sequencer.next_calls(), self.sequencer.has_closed());
+        self.pipeline.next_step(self.clock_ns, Offer { bytes, calls, goes_alone, is_closed }) == PipelineStep::Go
     }
 
     /// Whether [`LocalLog::pump_one`] would submit a frame.
@@ -330,7 +354,7 @@ impl LocalLog {
         self.buffers.extend(buffer);
         match result {
             Ok(()) if token == SYNC_TOKEN => drop(self.pipeline.on_synced()),
-            Ok(()) => drop(self.pipeline.on_written(token, 0)),
+            Ok(()) => drop(self.pipeline.on_written(token, self.clock_ns)),
             Err(source) => {
                 if token == SYNC_TOKEN {
                     self.pipeline.on_sync_failed();

@@ -112,13 +112,17 @@ impl Target {
 
     /// All entries in order: index and payload.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Result<(u64, Bytes)>> + use<> {
-        self.entries_in(0..u64::MAX)
+        self.log.iter(..).map(|entry| entry.map(|entry| (entry.index, entry.command)).context("cannot read the log"))
     }
 
-    /// The entries of a range in order: index and payload.
-    pub(crate) fn entries_in(&self, range: Range<u64>) -> impl Iterator<Item = Result<(u64, Bytes)>> + use<> {
-        let entries = self.log.iter(range.start.max(self.log.state().first)..range.end);
-        entries.map(|entry| entry.map(|entry| (entry.index, entry.command)).context("cannot read the log"))
+    /// Lends the entries of a range in order: index and payload.
+    pub(crate) fn scan(&self, range: Range<u64>, mut see: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let mut entries = self.log.iter(range);
+        while let Some(entry) = entries.next_ref() {
+            let entry = entry.context("cannot read the log")?;
+            see(entry.index, entry.command)?;
+        }
+        Ok(())
     }
 
     /// Closes the log: drained, synced, marked.

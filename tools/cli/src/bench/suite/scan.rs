@@ -107,12 +107,12 @@ fn figures(payload: usize, segments: &[SegmentInfo], entries: u64, turns: &[[f64
 /// Reads the entries in order; every one has to be there with its length. The log verifies their checksums.
 fn read_log(target: &Target, entries: Range<u64>, payload_bytes: usize) -> Result<Duration> {
     let (start, mut next, mut bytes) = (Instant::now(), entries.start, 0);
-    for entry in target.entries_in(entries.clone()) {
-        let (index, payload) = entry?;
+    target.scan(entries.clone(), |index, payload| {
         ensure!(index == next, "index {index} was read where {next} is due");
         next += 1;
         bytes += payload.len();
-    }
+        Ok(())
+    })?;
     let time = start.elapsed();
     ensure!(next == entries.end, "the last entry read is {}, not {}", next - 1, entries.end - 1);
     ensure!(
