@@ -5,12 +5,13 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use common::{eventually, open_sim, payloads, scratch, small, tiny, within};
 use ringwal::sim::{FaultRule, OpKind, SimDisk};
-use ringwal::{Config, Error, Log, SegmentRole, Wait};
+use ringwal::{Batch, Config, Error, Log, SegmentRole, Wait};
 
 /// More than are woken before the next frame goes.
 const MANY: u64 = 80;
@@ -76,6 +77,29 @@ fn however_many_wait_for_a_frame_that_fails_each_learns_the_cause() {
         let kept = payloads(&open_sim(&disk, small())).len() as u64;
         assert!(kept >= acked, "{acked} were acknowledged, {kept} are there");
     }
+}
+
+#[test]
+fn callbacks_run_in_the_order_of_their_calls_however_many_wait() {
+    let dir = scratch();
+    let (log, _) = Log::open(dir.path().join("log"), small()).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (theirs, list) = (log.clone(), told.clone());
+    within("callbacks beside many threads", move || {
+        thread::scope(|scope| {
+            for _ in 0..MANY {
+                scope.spawn(|| (0..30).for_each(|_| assert!(theirs.append("entry").unwrap() > 0)));
+            }
+            for nth in 0..600 {
+                // An empty batch is done when everything before it is, which may be so already.
+                let batch = if nth % 2 == 0 { Batch::new() } else { Batch::new().push("called back") };
+                let list = list.clone();
+                theirs.submit_with(batch, move |result| list.lock().unwrap().push((nth, result.is_ok()))).unwrap();
+            }
+        });
+    });
+    log.close().unwrap();
+    assert_eq!(*told.lock().unwrap(), (0..600).map(|nth| (nth, true)).collect::<Vec<_>>());
 }
 
 #[test]

@@ -147,6 +147,10 @@ impl Writer {
             if let Err(error) = self.submit(frame, queued_since) {
                 return self.fail(Some(error));
             }
+            if !self.untold.is_empty() {
+                // One frame for the device to work on is enough: those that are acknowledged have waited.
+                return;
+            }
             if self.has_work() {
                 // Before the next frame is encoded, this one goes to the kernel.
                 self.hand_over();
@@ -171,6 +175,8 @@ impl Writer {
             let mut core = shared.core();
             if let Some(late) = core.take_late_callbacks() {
                 drop(core);
+                // Those of frames before it come first.
+                self.tell();
                 settle_one(late, 0, &Outcome::Acknowledged);
                 continue;
             }
