@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{eventually, open_sim, payloads, scratch, small, tiny, within};
+use ringwal::format::names;
 use ringwal::sim::{FaultRule, OpKind, SimDisk};
 use ringwal::{Batch, Config, Error, Log, SegmentRole, Wait};
 
@@ -44,7 +45,7 @@ fn however_many_wait_for_a_frame_each_is_told() {
 
 #[test]
 fn threads_that_spin_are_told_as_those_that_sleep() {
-    for limit in [1, 50, 5_000] {
+    for limit in [1, 50, 5_000, u64::MAX] {
         append_from_many(small().wait(Wait::Spin(Duration::from_micros(limit))), 10);
     }
 }
@@ -77,6 +78,37 @@ fn however_many_wait_for_a_frame_that_fails_each_learns_the_cause() {
         let kept = payloads(&open_sim(&disk, small())).len() as u64;
         assert!(kept >= acked, "{acked} were acknowledged, {kept} are there");
     }
+}
+
+#[test]
+fn a_poisoned_log_closes_however_far_the_next_spare_is() {
+    for nth in [3, 12, 24, 28, 32, 50] {
+        let disk = SimDisk::new(nth);
+        let log = open_sim(&disk, small().segment_bytes(4 << 20));
+        // In the second segment, beside whose filling the third one is made at the appends' pace.
+        disk.fail(FaultRule::io_error(OpKind::Write, nth).on(&names::segment(2)));
+        while log.append(vec![7; 60 << 10]).is_ok() {
+            thread::sleep(Duration::from_micros(500));
+        }
+        within("closing a poisoned log", move || assert!(matches!(log.close(), Err(Error::Poisoned(_)))));
+    }
+}
+
+#[test]
+fn the_writer_of_a_poisoned_log_sleeps_even_where_threads_spin() {
+    let disk = SimDisk::new(3);
+    let config = small().wait(Wait::Spin(Duration::from_micros(50))).thread_name("asleep");
+    let log = open_sim(&disk, config);
+    disk.fail(FaultRule::io_error(OpKind::Write, 9));
+    let theirs = log.clone();
+    within("appending to a disk that fails", move || {
+        thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| while theirs.append("entry").is_ok() {}))));
+    });
+    let status = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+    let writer = std::fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap);
+    let writer = writer.into_iter().find(|task| status(task).starts_with("Name:\tasleep-writer")).unwrap();
+    eventually("the writer sleeps", || (0..50).all(|_| status(&writer).contains("State:\tS")));
+    assert!(log.close().is_err());
 }
 
 #[test]

@@ -438,6 +438,8 @@ impl UringDriver {
             Some(file) => file.plain.write_at(&buffer[..bytes], offset),
             None => Err(not_attached(id)),
         };
+        // Here a stall is told of only when it is over: nobody else looks meanwhile.
+        self.watch.report_stall(&self.path, 1);
         self.bell.silence();
         self.shared.done.borrow_mut().push(Completion { token, result, buffer: Some(buffer) });
     }

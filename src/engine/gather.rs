@@ -13,6 +13,13 @@
 /// The longest hold is the time of a write divided by this.
 const HOLD_PART: u64 = 4;
 
+/// And never more than this, however slow the device is: there, what is held back costs less than it would to be late for
+/// whatever else the writer is wanted for.
+const HOLD_MAX_NS: u64 = 500_000;
+
+/// A write that took much longer than usual says little about the next: it counts as so many times the usual.
+const OUTLIER: u64 = 4;
+
 /// With more calls than this on their way back nothing is held: they keep every CPU busy for longer than a hold may
 /// last, and the writer had better be at work meanwhile.
 const RELEASED_MAX: u64 = 32;
@@ -44,7 +51,7 @@ impl Gather {
     pub(crate) fn on_written(&mut self, write_ns: u64) {
         self.write_ns = match self.write_ns {
             0 => write_ns,
-            known => smooth(known, write_ns),
+            known => smooth(known, write_ns.min(known.saturating_mul(OUTLIER))),
         };
     }
 
@@ -74,7 +81,7 @@ impl Gather {
 
     /// Until when a pending frame of `calls` calls should be held; `None` if it should go now.
     pub(crate) fn holds(&self, now_ns: u64, calls: u64) -> Option<u64> {
-        let until = self.released_at_ns + self.write_ns / HOLD_PART;
+        let until = self.released_at_ns + (self.write_ns / HOLD_PART).min(HOLD_MAX_NS);
         (self.released <= RELEASED_MAX && calls < self.worth_calls() && now_ns < until).then_some(until)
     }
 
@@ -134,6 +141,18 @@ mod tests {
         }
         gather.on_acknowledged(now_ns, 16);
         assert_eq!(gather.worth_calls(), 16, "{gather:?}");
+    }
+
+    #[test]
+    fn a_stall_neither_makes_holds_long_nor_forgets_what_is_usual() {
+        let (mut gather, mut now_ns) = (Gather::new(), 0);
+        gather.on_written(30_000_000_000);
+        gather.on_acknowledged(now_ns, 16);
+        assert_eq!(gather.holds(now_ns, 1), Some(HOLD_MAX_NS), "even after a first write that took half a minute");
+        let mut gather = Gather::new();
+        assert!((0..20).all(|_| turn(&mut gather, &mut now_ns, 16, 16) == 0));
+        gather.on_written(30_000_000_000);
+        assert!(gather.write_ns() < 150_000, "{gather:?}");
     }
 
     #[test]

@@ -146,8 +146,8 @@ impl Ticket {
     /// Spins through a write that is short beside the limit, and around the end of a longer one, which is slept through.
     fn nap_and_spin(&self, limit: Duration) {
         let write = Duration::from_nanos(self.waiters.write_ns.load(Ordering::Relaxed));
-        if write <= SPUN_THROUGH_PARTS * limit {
-            return self.spin(limit + write);
+        if write <= limit.saturating_mul(SPUN_THROUGH_PARTS) {
+            return self.spin(limit.saturating_add(write));
         }
         self.sleep(Some(write - limit / 2 - NAP_SLACK.min(write / 4)));
         self.spin(limit + NAP_SLACK);

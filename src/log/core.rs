@@ -23,7 +23,9 @@ use super::subscribe::Subscriber;
 use super::tail::{self, TailCache};
 use crate::config::Config;
 use crate::disk::{Alarm, Disk, DiskFile};
+use crate::engine::operations::Operations;
 use crate::engine::pace::Appends;
+use crate::engine::pipeline;
 use crate::engine::sequencer::{Accepted, Frame, Refusal, Request, Sequencer};
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
@@ -79,6 +81,8 @@ pub(crate) struct SpareWork {
     pub(crate) attempts: u64,
     /// The last attempt found no space.
     pub(crate) no_space: bool,
+    /// A caller found no room because no spare stands.
+    pub(crate) is_missed: bool,
 }
 
 /// A callback of one caller, to be run when its frame is settled.
@@ -125,6 +129,8 @@ pub(crate) struct Core {
     pub(super) to_wake: Vec<Waker>,
     /// How the writer is to be woken when the lock is given up.
     pub(super) to_ring: Option<Ring>,
+    /// What the tail cache let go of, to be dropped when the lock is given up: it may be very many entries.
+    pub(super) to_drop: Vec<Arc<Operations>>,
     pub(crate) poison: Option<Arc<Error>>,
     pub(crate) is_closed: bool,
 }
@@ -172,15 +178,15 @@ impl Core {
         };
         self.take_in(&accepted);
         let ticket = self.ticket_of(shared, accepted.number);
-        shared.next_calls.store(self.sequencer.next_calls(), Ordering::Relaxed);
+        shared.next_calls.store(self.next_calls(), Ordering::Relaxed);
         Ok((accepted, ticket))
     }
 
     /// Shows what was accepted to readers and subscribers.
     fn take_in(&mut self, accepted: &Accepted) {
         // The batch may have closed the frame before its own.
-        let Core { sequencer, tail, .. } = self;
-        sequencer.closed_after(tail.newest()).for_each(|frame| tail.push(frame));
+        let Core { sequencer, tail, to_drop, .. } = self;
+        sequencer.closed_after(tail.newest()).for_each(|frame| tail.push(frame, to_drop));
         match accepted.is_plain {
             true => self.tell_next(accepted.indexes.clone(), accepted.number),
             false => self.take_in_operations(accepted),
@@ -201,13 +207,13 @@ impl Core {
                 Operation::Entry { index, .. } => self.tell_next(*index..index + 1, number),
                 Operation::Truncate { first_removed, .. } => {
                     let first_removed = *first_removed;
-                    self.tail.truncate_from(first_removed);
+                    self.tail.truncate_from(first_removed, &mut self.to_drop);
                     self.shelf.clear();
                     tell_truncated(&self.subscribers, first_removed, number);
                     self.told_next = first_removed;
                 }
                 Operation::Compact { index, .. } => {
-                    self.tail.compact_to(*index);
+                    self.tail.compact_to(*index, &mut self.to_drop);
                     self.shelf.clear();
                 }
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
@@ -228,11 +234,18 @@ impl Core {
     pub(crate) fn take_frame(&mut self, shared: &Shared) -> Option<(Frame, Option<Instant>)> {
         let frame = self.sequencer.take_frame()?;
         if frame.number > self.tail.newest() {
-            self.tail.push(&frame);
+            self.tail.push(&frame, &mut self.to_drop);
         }
-        shared.next_calls.store(self.sequencer.next_calls(), Ordering::Relaxed);
+        shared.next_calls.store(self.next_calls(), Ordering::Relaxed);
         let since = self.since.pop_front_if(|(number, _)| *number <= frame.number);
         Some((frame, since.map(|(_, since)| since)))
+    }
+
+    /// Calls in the next frame; more than any that is hoped for, once waiting for more gains nothing.
+    fn next_calls(&self) -> u64 {
+        let is_full = self.sequencer.has_closed()
+            || self.sequencer.peek_frame().is_some_and(|(bytes, _)| bytes >= pipeline::GATHER_BYTES);
+        if is_full { u64::MAX } else { self.sequencer.next_calls() }
     }
 
     /// An entry that is in memory.
@@ -335,7 +348,7 @@ impl Core {
     pub(crate) fn appends(&self) -> Appends {
         Appends {
             are_under_way: self.sequencer.last_number() > self.sequencer.acknowledged(),
-            wait_for_room: self.has_room_waiters(),
+            wait_for_room: self.spare.is_missed && self.has_room_waiters(),
             used_bytes: self.sequencer.tail(),
         }
     }
@@ -377,9 +390,11 @@ impl Drop for CoreGuard<'_> {
     fn drop(&mut self) {
         if let Some(mut core) = self.core.take() {
             let (to_wake, to_ring) = (std::mem::take(&mut core.to_wake), core.to_ring.take());
+            let to_drop = std::mem::take(&mut core.to_drop);
             drop(core);
             self.shared.ring(to_ring);
             to_wake.into_iter().for_each(Waker::wake);
+            drop(to_drop);
         }
     }
 }
@@ -396,7 +411,7 @@ pub(crate) struct Shared {
     room: Condvar,
     pub(crate) meter: Arc<Meter>,
     pub(crate) waiters: Arc<Waiters>,
-    /// Calls in the frame that the writer takes next, to be looked at without the lock.
+    /// Calls in the frame that the writer takes next, to be looked at without the lock; `u64::MAX` where it takes no more.
     pub(crate) next_calls: AtomicU64,
     pub(crate) to_writer: Sender<ToWriter>,
     pub(crate) to_helper: Sender<ToHelper>,
@@ -531,6 +546,7 @@ impl Shared {
 
     /// A segment stands ready.
     pub(crate) fn add_spare(&self, core: &mut Core, spare: OpenSegment) {
+        core.spare.is_missed = false;
         core.sequencer.add_spare(spare.plot());
         let handle = Arc::new(SegmentHandle::new(self.disk.clone(), spare.header));
         core.handles.insert(spare.header.sequence, handle);

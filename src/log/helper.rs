@@ -155,11 +155,12 @@ impl Helper {
     /// work is done meanwhile. `None` where filling is not worth going on with.
     fn pace(&self, filled_bytes: u64, segment_bytes: u64) -> Option<usize> {
         loop {
-            let (appends, is_better_given_up) = {
+            let (appends, is_over, can_recycle) = {
                 let core = self.shared.core();
-                (core.appends(), core.is_closed || core.poison.is_some() || self.can_recycle(&core))
+                (core.appends(), core.is_closed || core.poison.is_some(), self.can_recycle(&core))
             };
-            if is_better_given_up && filled_bytes < segment_bytes / 4 * 3 {
+            // A spare is of no use any more; or there is a better one, and more to be saved than is lost.
+            if is_over || can_recycle && filled_bytes < segment_bytes / 4 * 3 {
                 return None;
             }
             match pace::pace(filled_bytes, segment_bytes, &appends) {

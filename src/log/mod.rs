@@ -622,6 +622,7 @@ impl Intake {
         // An attempt that is under way may have begun too early: the one after it counts.
         let began = *self.attempts.get_or_insert(attempts + u64::from(core.spare.is_wanted));
         let failed = core.spare.no_space && (self.never_waits || attempts > began);
+        core.spare.is_missed = true;
         shared.want_spare(&mut core);
         if failed { Ok(Err(Error::NoSpace)) } else { Err(core) }
     }

@@ -199,6 +199,7 @@ fn share(
         room_wakers: Vec::new(),
         to_wake: Vec::new(),
         to_ring: None,
+        to_drop: Vec::new(),
         poison: None,
         is_closed: false,
     };

@@ -296,7 +296,8 @@ fn look(shared: &Shared, range: Range<u64>, bytes_max: usize) -> Result<Look> {
 fn cached(core: &Core, range: Range<u64>, bytes_max: usize) -> VecDeque<LogEntry> {
     let mut bytes = 0;
     let mut entries = VecDeque::new();
-    for entry in range.map_while(|index| core.cached(index)) {
+    // Not more than are looked up elsewhere at once: the log's lock is held.
+    for entry in range.take(LOOKUP_ENTRIES as usize).map_while(|index| core.cached(index)) {
         bytes += entry.command.len();
         if !entries.is_empty() && bytes > bytes_max {
             break;

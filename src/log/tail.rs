@@ -5,7 +5,8 @@
 //!
 //! Invariants: the cached indexes are contiguous and end where the growing frame begins; a frame leaves from the front,
 //! and only once it is acknowledged, so every entry that is not readable on disk is here or in the growing frame. What
-//! is not acknowledged is bounded by the queue, the rest by the limit given (and one frame).
+//! is not acknowledged is bounded by the queue, the rest by the limit given (and one frame). What goes is handed out: a
+//! frame has many entries, and whoever holds the log's lock had better not be the one who drops them.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -45,15 +46,15 @@ impl TailCache {
         self.newest
     }
 
-    /// Adds a closed frame; one whose entries do not continue the cached ones starts afresh.
-    pub(crate) fn push(&mut self, frame: &Frame) {
+    /// Adds a closed frame; one whose entries do not continue the cached ones starts afresh. What goes is added to `gone`.
+    pub(crate) fn push(&mut self, frame: &Frame, gone: &mut Vec<Arc<Operations>>) {
         self.newest = frame.number;
         let live = frame.operations.live();
         if live.is_empty() {
             return;
         }
         if self.frames.back().is_some_and(|last| last.live.end != live.start) {
-            self.frames.clear();
+            gone.extend(self.frames.drain(..).map(|cached| cached.operations));
             self.bytes = 0;
         }
         let bytes = frame.memory_bytes();
@@ -61,9 +62,10 @@ impl TailCache {
         self.frames.push_back(Cached { frame: frame.number, live, operations: frame.operations.clone(), bytes });
     }
 
-    pub(crate) fn truncate_from(&mut self, first_removed: u64) {
-        while let Some(gone) = self.frames.pop_back_if(|last| last.live.start >= first_removed) {
-            self.bytes -= gone.bytes;
+    pub(crate) fn truncate_from(&mut self, first_removed: u64, gone: &mut Vec<Arc<Operations>>) {
+        while let Some(last) = self.frames.pop_back_if(|last| last.live.start >= first_removed) {
+            self.bytes -= last.bytes;
+            gone.push(last.operations);
         }
         if let Some(last) = self.frames.back_mut() {
             last.live.end = last.live.end.min(first_removed);
@@ -71,26 +73,23 @@ impl TailCache {
     }
 
     /// Forgets what was compacted.
-    pub(crate) fn compact_to(&mut self, index: u64) {
-        while let Some(gone) = self.frames.pop_front_if(|first| first.live.end - 1 <= index) {
-            self.bytes -= gone.bytes;
+    pub(crate) fn compact_to(&mut self, index: u64, gone: &mut Vec<Arc<Operations>>) {
+        while let Some(first) = self.frames.pop_front_if(|first| first.live.end - 1 <= index) {
+            self.bytes -= first.bytes;
+            gone.push(first.operations);
         }
         if let Some(first) = self.frames.front_mut() {
             first.live.start = first.live.start.max(index + 1);
         }
     }
 
-    /// Lets go of the oldest frames above the limit, as far as they are acknowledged. What it gives back is to be
-    /// dropped where nobody waits for it.
-    #[must_use]
-    pub(crate) fn evict(&mut self, acknowledged: u64) -> Vec<Arc<Operations>> {
-        let mut gone = Vec::new();
+    /// Lets go of the oldest frames above the limit, as far as they are acknowledged.
+    pub(crate) fn evict(&mut self, acknowledged: u64, gone: &mut Vec<Arc<Operations>>) {
         while self.bytes > self.bytes_max {
             let Some(oldest) = self.frames.pop_front_if(|first| first.frame <= acknowledged) else { break };
             self.bytes -= oldest.bytes;
             gone.push(oldest.operations);
         }
-        gone
     }
 
     pub(crate) fn get(&self, index: u64) -> Option<LogEntry> {
@@ -143,7 +142,7 @@ mod tests {
     fn cache() -> TailCache {
         let frames = frames(10, 3, 5);
         let mut cache = TailCache::new(2 * frames[0].memory_bytes());
-        frames.iter().for_each(|frame| cache.push(frame));
+        frames.iter().for_each(|frame| cache.push(frame, &mut Vec::new()));
         cache
     }
 
@@ -154,23 +153,28 @@ mod tests {
     #[test]
     fn only_acknowledged_frames_leave() {
         let mut cache = cache();
-        assert_eq!(cache.evict(11).len(), 2);
+        let mut gone = Vec::new();
+        cache.evict(11, &mut gone);
+        assert_eq!(gone.len(), 2);
         assert_eq!(cached(&cache), (16..25).collect::<Vec<_>>());
-        assert_eq!(cache.evict(100).len(), 1);
+        cache.evict(100, &mut gone);
+        assert_eq!(gone.len(), 3);
         assert_eq!(cached(&cache), (19..25).collect::<Vec<_>>());
     }
 
     #[test]
     fn truncation_compaction_and_jumps_keep_the_cache_contiguous() {
         let mut cache = cache();
-        cache.truncate_from(20);
-        cache.compact_to(10);
+        let gone = &mut Vec::new();
+        cache.truncate_from(20, gone);
+        cache.compact_to(10, gone);
         assert_eq!(cached(&cache), (11..20).collect::<Vec<_>>());
-        cache.compact_to(12);
+        cache.compact_to(12, gone);
         assert_eq!(cached(&cache), (13..20).collect::<Vec<_>>());
-        cache.push(&frames(50, 1, 1)[0]);
+        cache.push(&frames(50, 1, 1)[0], gone);
         assert_eq!((cached(&cache), cache.newest()), (vec![50], 50));
-        cache.compact_to(90);
+        cache.compact_to(90, gone);
         assert_eq!((cached(&cache), cache.bytes), (vec![], 0));
+        assert_eq!(gone.len(), 6, "every frame was handed out once");
     }
 }

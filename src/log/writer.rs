@@ -355,7 +355,7 @@ impl Writer {
     fn settle(&mut self, progress: Progress) {
         let mut syncs = Vec::new();
         let shared = self.shared.clone();
-        let evicted = {
+        {
             let mut core = shared.core();
             core.sequencer.on_acknowledged(progress.written);
             core.sequencer.on_durable(progress.durable);
@@ -376,14 +376,19 @@ impl Writer {
             if core.sequencer.droppable().is_some() {
                 self.shared.wake_helper();
             }
-            core.tail.evict(progress.written)
-        };
+        }
         syncs.iter().for_each(|ticket| ticket.acknowledge(0));
         if self.untold.iter().map(|waiting| waiting.ticket.sleepers()).sum::<u32>() <= TOLD_AT_ONCE_MAX {
             self.tell();
         }
-        // Last, since nobody waits for it.
-        drop(evicted);
+        self.evict(progress.written);
+    }
+
+    /// Lets the tail cache shrink, after those who wait were told.
+    fn evict(&mut self, acknowledged: u64) {
+        let mut core = self.shared.core();
+        let Core { tail, to_drop, .. } = &mut *core;
+        tail.evict(acknowledged, to_drop);
     }
 
     /// Tells the waiters of acknowledged frames.
@@ -482,6 +487,7 @@ impl Writer {
     fn sleep_idle(&mut self) {
         if let Wait::Spin(limit) = self.shared.config.wait
             && self.shared.config.linger.is_zero()
+            && !self.has_failed
             && self.spin_idle(limit)
         {
             return;
