@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{eventually, open_sim, payloads, scratch, small, tiny, within};
+use common::{HeldLog, eventually, open_sim, payloads, scratch, small, tiny, within};
 use ringwal::format::names;
-use ringwal::sim::{FaultRule, OpKind, SimDisk};
+use ringwal::sim::{Class, FaultRule, OpKind, SimDisk};
 use ringwal::{Batch, Config, Error, Log, SegmentRole, Wait};
 
 /// More than are woken before the next frame goes.
@@ -82,33 +82,33 @@ fn however_many_wait_for_a_frame_that_fails_each_learns_the_cause() {
 
 #[test]
 fn a_poisoned_log_closes_however_far_the_next_spare_is() {
-    for nth in [3, 12, 24, 28, 32, 50] {
+    let mut poisoned = 0;
+    for nth in (10..130).step_by(6) {
         let disk = SimDisk::new(nth);
         let log = open_sim(&disk, small().segment_bytes(4 << 20));
         // In the second segment, beside whose filling the third one is made at the appends' pace.
         disk.fail(FaultRule::io_error(OpKind::Write, nth).on(&names::segment(2)));
-        while log.append(vec![7; 60 << 10]).is_ok() {
-            thread::sleep(Duration::from_micros(500));
-        }
-        within("closing a poisoned log", move || assert!(matches!(log.close(), Err(Error::Poisoned(_)))));
+        let append = || drop((0..400).take_while(|_| log.append(vec![7; 4000]).is_ok()).count());
+        thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(append))));
+        let closed = within("closing the log", move || log.close());
+        poisoned += u32::from(matches!(closed, Err(Error::Poisoned(_))));
     }
+    assert!(poisoned > 5, "the failures were to be met: {poisoned}");
 }
 
 #[test]
 fn the_writer_of_a_poisoned_log_sleeps_even_where_threads_spin() {
-    let disk = SimDisk::new(3);
-    let config = small().wait(Wait::Spin(Duration::from_micros(50))).thread_name("asleep");
-    let log = open_sim(&disk, config);
-    disk.fail(FaultRule::io_error(OpKind::Write, 9));
-    let theirs = log.clone();
-    within("appending to a disk that fails", move || {
-        thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| while theirs.append("entry").is_ok() {}))));
-    });
+    let held = HeldLog::open(small().wait(Wait::Spin(Duration::from_micros(50))).thread_name("asleep"));
+    let log = held.log().clone();
+    let first = log.submit(Batch::new().push("in flight")).unwrap();
+    held.wait_in_flight(1);
+    let second = log.submit(Batch::new().push("behind it")).unwrap();
+    held.disk.complete_failing(held.disk.in_flight()[0].id, 5, Class::Absent);
+    within("waiting", move || assert!(first.wait().is_err() && second.wait().is_err()));
     let status = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
     let writer = std::fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap);
     let writer = writer.into_iter().find(|task| status(task).starts_with("Name:\tasleep-writer")).unwrap();
     eventually("the writer sleeps", || (0..50).all(|_| status(&writer).contains("State:\tS")));
-    assert!(log.close().is_err());
 }
 
 #[test]
