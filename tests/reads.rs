@@ -43,6 +43,17 @@ fn truncate(log: &Log, model: &mut Vec<LogEntry>, first_removed: u64) {
     log.truncate_from(first_removed).unwrap();
 }
 
+/// Makes and closes a log of several segments that all have their index files; what it holds.
+fn closed_log(dir: &Path) -> Vec<LogEntry> {
+    let (log, mut model) = (open(dir, config()), Vec::new());
+    for _ in 0..40 {
+        append(&log, &mut model, 1, &[160; 40]);
+    }
+    settle(&log, dir);
+    log.close().unwrap();
+    model
+}
+
 /// Reads everything in every way.
 fn assert_reads(log: &Log, model: &[LogEntry], what: &str) {
     let same = |read: &[LogEntry], expected: &[LogEntry], how: &str| {
@@ -172,12 +183,7 @@ fn an_index_that_leads_astray_costs_time_and_nothing_else() {
     ];
     for (what, how) in bends {
         let dir = scratch();
-        let (log, mut model) = (open(dir.path(), config()), Vec::new());
-        for _ in 0..40 {
-            append(&log, &mut model, 1, &[160; 40]);
-        }
-        settle(&log, dir.path());
-        log.close().unwrap();
+        let model = closed_log(dir.path());
         bend(&dir.path().join("log").join(names::index(1)), &how);
         bend(&dir.path().join("log").join(names::index(2)), &how);
         let log = open(dir.path(), config());
@@ -193,12 +199,7 @@ fn an_index_that_leads_astray_costs_time_and_nothing_else() {
 #[test]
 fn a_full_verification_mends_an_index_file_that_leads_astray_and_leaves_the_others_alone() {
     let dir = scratch();
-    let (log, mut model) = (open(dir.path(), config()), Vec::new());
-    for _ in 0..40 {
-        append(&log, &mut model, 1, &[160; 40]);
-    }
-    settle(&log, dir.path());
-    log.close().unwrap();
+    let model = closed_log(dir.path());
     let path = |sequence| dir.path().join("log").join(names::index(sequence));
     let look = |sequence| (fs::read(path(sequence)).unwrap(), fs::metadata(path(sequence)).unwrap().ino());
     let (first, second) = (look(1), look(2));

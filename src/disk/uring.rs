@@ -197,25 +197,14 @@ impl Turn<'_> {
 
 /// An operation whose file was found and whose buffer is large enough.
 enum Start {
-    Write {
-        token: u64,
-        id: FileId,
-        file: Rc<tokio_uring::fs::File>,
-        offset: u64,
-        buffer: AlignedBuf,
-        bytes: usize,
-        transfer: Transfer,
-    },
-    Sync {
-        token: u64,
-        file: Rc<tokio_uring::fs::File>,
-    },
+    Write { token: u64, file: Rc<Attached>, offset: u64, buffer: AlignedBuf, transfer: Transfer },
+    Sync { token: u64, file: Rc<Attached> },
 }
 
 impl Start {
     fn spawn(self, shared: &Rc<Shared>) {
         match self {
-            Start::Write { token, file, offset, buffer, transfer, .. } => {
+            Start::Write { token, file, offset, buffer, transfer } => {
                 let report = Report::new(token, shared);
                 drop(tokio_uring::spawn(write(report, file, offset, buffer, transfer)));
             }
@@ -225,17 +214,11 @@ impl Start {
 }
 
 /// Writes a buffer in as many attempts as it takes.
-async fn write(
-    mut report: Report,
-    file: Rc<tokio_uring::fs::File>,
-    offset: u64,
-    mut buffer: AlignedBuf,
-    mut transfer: Transfer,
-) {
+async fn write(mut report: Report, file: Rc<Attached>, offset: u64, mut buffer: AlignedBuf, mut transfer: Transfer) {
     let mut result = Ok(());
     while let (Some(rest), Ok(())) = (transfer.rest(), &result) {
         let at = offset + rest.start as u64;
-        let in_flight = file.write_at(buffer.slice(rest), at).submit();
+        let in_flight = file.in_ring.write_at(buffer.slice(rest), at).submit();
         report.sent();
         let (outcome, slice) = in_flight.await;
         buffer = slice.into_inner();
@@ -245,10 +228,10 @@ async fn write(
 }
 
 /// Syncs a file. Its failure is final: it is not tried again, since a second sync would have nothing left to fail on.
-async fn sync(mut report: Report, file: Rc<tokio_uring::fs::File>) {
+async fn sync(mut report: Report, file: Rc<Attached>) {
     // The runtime polls this task again only after the kernel has the operation.
     report.sent();
-    let result = file.sync_data().await;
+    let result = file.in_ring.sync_data().await;
     report.end(result, None);
 }
 
@@ -328,7 +311,7 @@ impl Watch {
 
 /// A file as the driver knows it: both name the same open file.
 struct Attached {
-    in_ring: Rc<tokio_uring::fs::File>,
+    in_ring: tokio_uring::fs::File,
     plain: Arc<dyn DiskFile>,
 }
 
@@ -336,7 +319,7 @@ struct Attached {
 pub(super) struct UringDriver {
     /// `None` once it had to be abandoned.
     ring: Option<Ring>,
-    files: HashMap<FileId, Attached>,
+    files: HashMap<FileId, Rc<Attached>>,
     queued: Vec<Start>,
     outstanding: Vec<u64>,
     shared: Rc<Shared>,
@@ -380,10 +363,9 @@ impl UringDriver {
             Operation::Write { token, buffer, bytes, .. } if bytes > buffer.len() => {
                 Err(refuse(token, past_the_buffer(bytes, buffer.len()), Some(buffer)))
             }
-            Operation::Write { token, file: id, offset, buffer, bytes } => match self.file(id) {
+            Operation::Write { token, file, offset, buffer, bytes } => match self.file(file) {
                 Ok(file) => {
-                    let transfer = Transfer::new(bytes, self.alignment);
-                    Ok(Start::Write { token, id, file, offset, buffer, bytes, transfer })
+                    Ok(Start::Write { token, file, offset, buffer, transfer: Transfer::new(bytes, self.alignment) })
                 }
                 Err(error) => Err(refuse(token, error, Some(buffer))),
             },
@@ -394,11 +376,11 @@ impl UringDriver {
         }
     }
 
-    fn file(&self, id: FileId) -> io::Result<Rc<tokio_uring::fs::File>> {
+    fn file(&self, id: FileId) -> io::Result<Rc<Attached>> {
         match (&self.ring, self.files.get(&id)) {
             (None, _) => Err(broken()),
             (_, None) => Err(not_attached(id)),
-            (_, Some(file)) => Ok(Rc::clone(&file.in_ring)),
+            (_, Some(file)) => Ok(Rc::clone(file)),
         }
     }
 
@@ -427,17 +409,15 @@ impl UringDriver {
     /// Takes back a small write that is all there is to do.
     fn take_lone_write(&mut self) -> Option<Start> {
         let is_alone = self.outstanding.len() == 1 && self.shared.done.borrow().is_empty();
-        let is_small = matches!(self.queued.as_slice(), [Start::Write { bytes, .. }] if *bytes <= self.lone_bytes_max);
-        if is_alone && is_small { self.queued.pop() } else { None }
+        let is_small = |transfer: &Transfer| transfer.rest().is_some_and(|rest| rest.len() <= self.lone_bytes_max);
+        let is_lone = matches!(self.queued.as_slice(), [Start::Write { transfer, .. }] if is_small(transfer));
+        if is_alone && is_lone { self.queued.pop() } else { None }
     }
 
     /// Writes with a plain system call. The bell may ring meanwhile; that counts as taken note of, since this returns.
     fn write_at_once(&mut self, write: Start) {
-        let Start::Write { token, id, offset, buffer, bytes, .. } = write else { return };
-        let result = match self.files.get(&id) {
-            Some(file) => file.plain.write_at(&buffer[..bytes], offset),
-            None => Err(not_attached(id)),
-        };
+        let Start::Write { token, file, offset, buffer, transfer } = write else { return };
+        let result = file.plain.write_at(&buffer[transfer.rest().unwrap_or_default()], offset);
         // Here a stall is told of only when it is over: nobody else looks meanwhile.
         self.watch.report_stall(&self.path, 1);
         self.bell.silence();
@@ -487,8 +467,8 @@ impl Driver for UringDriver {
         };
         // A duplicate names the same open file: the lock on it stays until the last write is over.
         let duplicate = File::from(descriptor.try_clone_to_owned()?);
-        let in_ring = Rc::new(tokio_uring::fs::File::from_std(duplicate));
-        self.files.insert(id, Attached { in_ring, plain: file });
+        let in_ring = tokio_uring::fs::File::from_std(duplicate);
+        self.files.insert(id, Rc::new(Attached { in_ring, plain: file }));
         Ok(())
     }
 

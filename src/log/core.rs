@@ -188,7 +188,9 @@ impl Core {
         let Core { sequencer, tail, to_drop, .. } = self;
         sequencer.closed_after(tail.newest()).for_each(|frame| tail.push(frame, to_drop));
         match accepted.is_plain {
-            true => self.tell_next(accepted.indexes.clone(), accepted.number),
+            true => {
+                tell_next(&mut self.told_next, &self.subscribers, accepted.indexes.clone(), accepted.number);
+            }
             false => self.take_in_operations(accepted),
         }
         if accepted.operation_count > 0 && self.since.back().is_none_or(|(newest, _)| *newest < accepted.number) {
@@ -201,16 +203,16 @@ impl Core {
 
     fn take_in_operations(&mut self, accepted: &Accepted) {
         let number = accepted.number;
-        for nth in (0..accepted.operation_count).rev() {
-            // One at a time: what is told changes what the loop reads from.
-            match &self.sequencer.newest_operations(nth + 1)[0] {
-                Operation::Entry { index, .. } => self.tell_next(*index..index + 1, number),
+        for operation in self.sequencer.newest_operations(accepted.operation_count) {
+            match operation {
+                Operation::Entry { index, .. } => {
+                    tell_next(&mut self.told_next, &self.subscribers, *index..index + 1, number);
+                }
                 Operation::Truncate { first_removed, .. } => {
-                    let first_removed = *first_removed;
-                    self.tail.truncate_from(first_removed, &mut self.to_drop);
+                    self.tail.truncate_from(*first_removed, &mut self.to_drop);
                     self.shelf.clear();
-                    tell_truncated(&self.subscribers, first_removed, number);
-                    self.told_next = first_removed;
+                    tell_truncated(&self.subscribers, *first_removed, number);
+                    self.told_next = *first_removed;
                 }
                 Operation::Compact { index, .. } => {
                     self.tail.compact_to(*index, &mut self.to_drop);
@@ -219,15 +221,6 @@ impl Core {
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
             }
         }
-    }
-
-    /// Entries with these indexes joined a frame.
-    fn tell_next(&mut self, indexes: Range<u64>, number: u64) {
-        if indexes.start < self.told_next {
-            // The log was emptied and begins again lower down.
-            tell_truncated(&self.subscribers, indexes.start, number);
-        }
-        self.told_next = indexes.end;
     }
 
     /// Takes the next frame for the writer; it stays readable.
@@ -357,6 +350,15 @@ impl Core {
     fn has_room_waiters(&self) -> bool {
         self.room_sleepers > 0 || !self.room_wakers.is_empty()
     }
+}
+
+/// Entries with these indexes joined a frame.
+fn tell_next(told_next: &mut u64, subscribers: &[Weak<Subscriber>], indexes: Range<u64>, number: u64) {
+    if indexes.start < *told_next {
+        // The log was emptied and begins again lower down.
+        tell_truncated(subscribers, indexes.start, number);
+    }
+    *told_next = indexes.end;
 }
 
 fn tell_truncated(subscribers: &[Weak<Subscriber>], first_removed: u64, number: u64) {

@@ -6,6 +6,7 @@
 //! Order: drop before spare, so that a dropped segment can be recycled; spare before index files, because appends may
 //! be waiting for it.
 
+use std::cell::OnceCell;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -31,12 +32,13 @@ const REST: Duration = Duration::from_micros(250);
 pub(crate) struct Helper {
     shared: Arc<Shared>,
     inbox: Receiver<ToHelper>,
-    zeros: AlignedBuf,
+    /// Made by the thread itself when it first fills a segment, so that no open waits for it.
+    zeros: OnceCell<AlignedBuf>,
 }
 
 impl Helper {
     pub(crate) fn new(shared: Arc<Shared>, inbox: Receiver<ToHelper>) -> Helper {
-        Helper { shared, inbox, zeros: spare::zeros() }
+        Helper { shared, inbox, zeros: OnceCell::new() }
     }
 
     /// Works until told to leave. What is due then is still done, except for spares.
@@ -205,7 +207,8 @@ impl Helper {
             }
             None => {
                 let pacer = &mut |filled| self.pace(filled, segment_bytes);
-                spare::make(disk, &header, durable_writes, &self.zeros, pacer)
+                let zeros = self.zeros.get_or_init(|| spare::zeros(segment_bytes));
+                spare::make(disk, &header, durable_writes, zeros, pacer)
             }
         }
     }

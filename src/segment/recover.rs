@@ -254,7 +254,13 @@ impl<'a> Recovery<'a> {
         let segment_bytes = config.segment_bytes;
         let header = SegmentHeader { log_id, sequence: 1, salt: (self.request.random)(), block_bytes, segment_bytes };
         self.report.created = true;
-        let made = spare::make(&**self.disk, &header, self.durable_writes(), &spare::zeros(), &mut spare::at_once)?;
+        let made = spare::make(
+            &**self.disk,
+            &header,
+            self.durable_writes(),
+            &spare::zeros(segment_bytes),
+            &mut spare::at_once,
+        )?;
         let Some(made) = made else { unreachable!("this pacer gives nothing up") };
         self.add_segment(made)
     }

@@ -47,9 +47,9 @@ impl OpenSegment {
     }
 }
 
-/// What segments are filled with; kept by whoever makes many, since making it takes half a millisecond.
-pub(crate) fn zeros() -> AlignedBuf {
-    AlignedBuf::zeroed(PIECE_BYTES)
+/// What segments of this size are filled with; kept by whoever makes many, since making it takes half a millisecond.
+pub(crate) fn zeros(segment_bytes: u64) -> AlignedBuf {
+    AlignedBuf::zeroed(PIECE_BYTES.min(segment_bytes as usize))
 }
 
 /// Makes a segment from nothing, at the given pace; `None` where the pacer gave it up.

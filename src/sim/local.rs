@@ -420,7 +420,13 @@ impl LocalLog {
         let durable_writes = self.config.durability == Durability::Sync;
         let spare = match self.dropped.pop_front() {
             Some(old) => spare::recycle(&*self.disk, old, &header, durable_writes)?,
-            None => match spare::make(&*self.disk, &header, durable_writes, &spare::zeros(), &mut spare::at_once)? {
+            None => match spare::make(
+                &*self.disk,
+                &header,
+                durable_writes,
+                &spare::zeros(header.segment_bytes),
+                &mut spare::at_once,
+            )? {
                 Some(spare) => spare,
                 None => unreachable!("this pacer gives nothing up"),
             },
