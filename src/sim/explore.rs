@@ -55,7 +55,9 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Violation { seed, promise, place, trace } = self;
-        write!(f, "history {seed} (replay with RINGWAL_SEED={seed} RINGWAL_STATES=1)\n{trace}{place}\n{promise}")
+        writeln!(f, "{trace}{place}\n{promise}")?;
+        writeln!(f, "history {seed}; replay it with `ringwal torture --seed {seed} --states 1`, or with")?;
+        write!(f, "`RINGWAL_SEED={seed} RINGWAL_STATES=1 cargo test -p ringwal --lib from_a_new_seed`")
     }
 }
 
@@ -172,6 +174,14 @@ impl Summary {
 /// # Errors
 ///
 /// The first violation.
+///
+/// # Example
+///
+/// ```
+/// let summary = ringwal::sim::explore(7, 100)?;
+/// assert!(summary.states >= 100 && summary.crash_points > 0);
+/// # Ok::<(), Box<ringwal::sim::Violation>>(())
+/// ```
 pub fn explore(seed: u64, states: u64) -> Result<Summary, Box<Violation>> {
     explore_until(seed, |summary| summary.states >= states, None)
 }
@@ -185,13 +195,33 @@ pub fn explore_with(seed: u64, states: u64, real: &dyn RealCheck) -> Result<Summ
     explore_until(seed, |summary| summary.states >= states, Some(real))
 }
 
-fn explore_until(
+/// Explores history after history until `is_enough` says so. It is asked before each history, with what was done so
+/// far: it may report progress, count states, or look at a clock. One state in a thousand is also opened by `real`.
+///
+/// The first history has the seed itself, so that a [`Violation`]'s seed leads straight to it; the others have seeds
+/// that follow from it. The same seed always gives the same histories in the same order.
+///
+/// # Errors
+///
+/// The first violation.
+///
+/// # Example
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// let began = Instant::now();
+/// let is_enough = |_: &_| began.elapsed() > Duration::from_millis(50);
+/// let summary = ringwal::sim::explore_until(7, is_enough, None)?;
+/// println!("{} states in {} histories", summary.states, summary.histories);
+/// # Ok::<(), Box<ringwal::sim::Violation>>(())
+/// ```
+pub fn explore_until(
     seed: u64,
-    is_enough: impl Fn(&Summary) -> bool,
+    mut is_enough: impl FnMut(&Summary) -> bool,
     real: Option<&dyn RealCheck>,
 ) -> Result<Summary, Box<Violation>> {
     let mut summary = Summary::default();
-    // The first history has the seed itself, so that a violation's seed leads straight to it.
     let (mut history_seed, mut seeds) = (seed, Rng::new(seed));
     while !is_enough(&summary) {
         History::run(history_seed, &mut summary, real)?;

@@ -67,7 +67,7 @@ mod tests;
 pub use class::{Class, UNIT_BYTES};
 pub use crash::{CrashPoint, Fates, Landing, Loose, LooseEnd};
 pub use disk::{InFlight, Mode, OpId, SimDisk, SimOptions};
-pub use explore::{RealCheck, Summary, Violation, explore, explore_with};
+pub use explore::{RealCheck, Summary, Violation, explore, explore_until, explore_with};
 pub use fault::{Counters, FaultRule, OpKind};
 pub use local::{Contents, LocalLog};
 pub use rng::Rng;
