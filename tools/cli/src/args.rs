@@ -12,8 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::suite::child;
 use crate::engine::{Durability, IoChoice, Wait};
+use crate::torture::kill9::victim;
 
-/// Measure and inspect ringwal logs.
+/// Measure, torture and inspect ringwal logs.
 #[derive(Debug, Parser)]
 #[command(name = "ringwal", version, max_term_width = 120)]
 pub(crate) struct Cli {
@@ -26,6 +27,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Measure a log against the device it lies on, then check that every acknowledged entry is there
     Bench(BenchArgs),
+    /// Crash logs on a simulated disk by the million, or kill real ones, and check that nothing promised is lost
+    Torture(TortureArgs),
     /// Show what a log's directory holds; writes nothing
     Inspect(InspectArgs),
     /// Open a log and tell what that took, for the suite
@@ -34,6 +37,9 @@ pub(crate) enum Command {
     /// Append to a log until killed, for the suite
     #[command(hide = true, name = child::APPEND)]
     SuiteAppend(ChildArgs),
+    /// Write to a log until killed, for torture
+    #[command(hide = true, name = victim::COMMAND)]
+    TortureVictim(VictimArgs),
 }
 
 /// Options of `ringwal bench`.
@@ -92,6 +98,55 @@ pub(crate) struct BenchArgs {
     /// Leave the log on the disk afterwards
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+/// Options of `ringwal torture`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TortureArgs {
+    /// Where chance begins; a broken promise names the seed that shows it again [default: a new one, which is printed]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// How long to explore [default: 10, unless --states says when to end]
+    #[arg(long, value_name = "S", conflicts_with = "kill9", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seconds: Option<u32>,
+    /// How many crash states to try; 1 tries the one history of the seed
+    #[arg(long, value_name = "N", conflicts_with = "kill9", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) states: Option<u64>,
+    /// Explorers at a time [default: one per CPU]
+    #[arg(long, value_name = "J", conflicts_with = "kill9", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) jobs: Option<u32>,
+    /// Kill a real process that writes to a real log, again and again, and check what it was told after each time
+    #[arg(long)]
+    pub(crate) kill9: bool,
+    /// Where to make that log: empty or not there yet [default: a new directory under target/, or under the temporary
+    /// directory]
+    #[arg(long, value_name = "DIR", requires = "kill9")]
+    pub(crate) dir: Option<PathBuf>,
+    /// How often to kill it [default: 20]
+    #[arg(long, value_name = "N", requires = "kill9", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rounds: Option<u32>,
+    /// Threads of that process that write [default: 4]
+    #[arg(long, value_name = "P", requires = "kill9", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) producers: Option<u32>,
+    /// Leave the log on the disk afterwards
+    #[arg(long, requires = "kill9")]
+    pub(crate) keep: bool,
+    /// Write what was found to this file as JSON, or to the screen instead of the table with `-`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Options of the process that torture kills.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct VictimArgs {
+    /// The log's directory
+    pub(crate) dir: PathBuf,
+    #[arg(long)]
+    pub(crate) seed: u64,
+    #[arg(long)]
+    pub(crate) round: u32,
+    #[arg(long)]
+    pub(crate) producers: u32,
 }
 
 /// Options of `ringwal inspect`.

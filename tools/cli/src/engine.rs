@@ -1,4 +1,5 @@
-//! The one place where the tool meets the library: what the bench asks of a log, in the bench's own words.
+//! The one place where the tool meets the library: what the bench asks of a log, in the bench's own words; torture uses
+//! the log as it is.
 //!
 //! Everything else in the tool goes through here, so a change of the library's interface is followed in one file.
 
@@ -10,10 +11,11 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 pub(crate) use ringwal::disk::AlignedBuf;
+pub(crate) use ringwal::sim::{Rng, Summary, Violation, explore_until};
 pub(crate) use ringwal::{
-    Batch, Config, Durability, IoChoice, Pending, RecoveryReport, SegmentInfo, SegmentRole, Wait,
+    Batch, Config, Durability, Error, IoChoice, Log, LogEntry, LogState, Pending, RecoveryReport, SegmentInfo,
+    SegmentRole, Verify, Wait,
 };
-use ringwal::{Log, LogState};
 
 /// A log that is being measured. Clones share it.
 #[derive(Clone)]

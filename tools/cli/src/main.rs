@@ -1,14 +1,18 @@
-//! The `ringwal` command-line tool: measures logs, and shows what they hold.
+//! The `ringwal` command-line tool: measures logs, tries to break them, and shows what they hold.
 //!
-//! Exit codes: 0 done; 1 the job failed or the check after it did; 2 the command line was not understood; 130
-//! interrupted. Results go to standard output, progress and errors to standard error, one line per error.
+//! Exit codes: 0 done; 1 the job failed or the check after it did; 2 the command line was not understood; 3 torture saw
+//! a broken promise; 130 interrupted. Results go to standard output, progress and errors to standard error: one line per
+//! error, but a broken promise is told with all that led to it.
 
 mod args;
 mod bench;
 mod engine;
 mod inspect;
 mod interrupt;
+mod output;
+mod progress;
 mod text;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -25,21 +29,30 @@ fn main() -> ExitCode {
     };
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<interrupt::Interrupted>() => {
-            eprintln!("ringwal: interrupted");
-            ExitCode::from(130)
-        }
-        Err(error) => {
-            eprintln!("ringwal: {}", text::one_line(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
+}
+
+/// Tells what went wrong, and gives it its exit code.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if error.is::<interrupt::Interrupted>() {
+        eprintln!("ringwal: interrupted");
+        return ExitCode::from(130);
+    }
+    if let Some(broken) = error.downcast_ref::<torture::Broken>() {
+        eprintln!("{broken}");
+        return ExitCode::from(3);
+    }
+    eprintln!("ringwal: {}", text::one_line(&format!("{error:#}")));
+    ExitCode::FAILURE
 }
 
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Bench(args) => bench::run(&args),
+        Command::Torture(args) => torture::run(&args),
         Command::Inspect(args) => inspect::run(&args.dir),
+        Command::TortureVictim(args) => torture::kill9::victim::run(&args),
         Command::SuiteOpen(args) => bench::suite::child::open(&args),
         Command::SuiteAppend(args) => bench::suite::child::append(&args),
     }

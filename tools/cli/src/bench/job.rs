@@ -15,12 +15,12 @@ use crate::bench::floor::{BLOCK_BYTES, Floor};
 use crate::bench::load::{Load, LoadPlan};
 use crate::bench::payload::Payloads;
 use crate::bench::place::Place;
-use crate::bench::progress::Progress;
 use crate::bench::report::{self, Report, Settings, Stages, durability_name};
 use crate::bench::slices::{Bench, SLICE};
 use crate::bench::verify;
 use crate::engine::{Config, Target};
 use crate::interrupt;
+use crate::progress::Progress;
 use crate::text::value;
 
 /// The fewest pairs a ratio is the median of.

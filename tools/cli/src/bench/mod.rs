@@ -5,21 +5,20 @@
 //! - `floor`, `handover`, `counters`, `threads`: what the device and the machine can do, and what they count
 //! - `slices`: one pair of measurements; `figures`: from the pairs to the figures
 //! - `job`: one whole run; `verify`: the check at its end
-//! - `report`, `progress`: what is shown
+//! - `report`: what is shown
 //! - `suite`: many runs, each against a bar
 
 mod acks;
 mod compactor;
-mod counters;
+pub(crate) mod counters;
 mod figures;
 mod floor;
 mod handover;
 mod job;
 mod load;
 mod payload;
-mod place;
-mod progress;
-mod report;
+pub(crate) mod place;
+pub(crate) mod report;
 mod slices;
 pub(crate) mod suite;
 mod threads;
@@ -31,6 +30,7 @@ use crate::args::BenchArgs;
 use crate::bench::place::Place;
 use crate::bench::report::{durability_name, durability_promise};
 use crate::interrupt;
+use crate::output;
 use crate::text::{bytes, count};
 
 /// Runs the bench and shows its result. An error if the check afterwards finds anything wrong.
@@ -40,11 +40,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         return suite::run(args);
     }
     job::config(args).validate()?;
-    let json_file = report::open_json(args.json.as_deref())?;
+    let json_file = output::open_json(args.json.as_deref())?;
     let mut place = Place::take(args.dir.as_deref(), args.keep)?;
     announce(args, &place);
     let report = job::run(args, &mut place)?;
-    report::publish(&report, args, json_file)?;
+    let table = || report::table(&report, args.durability);
+    output::publish(&report, table, args.json.as_deref(), json_file)?;
     if args.keep {
         eprintln!("the log stays in {}", place.log().display());
     }

@@ -1,17 +1,13 @@
 //! The run's result: as JSON for programs, as a table for people.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write as _;
-use std::path::Path;
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::args::BenchArgs;
 use crate::bench::figures::{BusyThread, Figures};
 use crate::engine::{Durability, Wait};
-use crate::text::{bytes, count, print, value};
+use crate::text::{bytes, count, value};
 
 /// Others using more of the CPUs than this is worth a remark.
 const DISTURBED_PERCENT: f64 = 20.0;
@@ -114,31 +110,8 @@ fn wait_name(wait: Wait) -> String {
     }
 }
 
-/// The file the JSON goes to, made before the run so that a bad path costs no one the run.
-pub(crate) fn open_json(path: Option<&Path>) -> Result<Option<File>> {
-    let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(None) };
-    let file = File::options().write(true).create(true).truncate(false).open(path);
-    file.map(Some).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Hands the report out: JSON into its file, the table (or, asked for with `-`, the JSON) to the screen.
-pub(crate) fn publish(report: &Report, args: &BenchArgs, json_file: Option<File>) -> Result<()> {
-    let json = serde_json::to_string_pretty(report).context("cannot write the figures as JSON")? + "\n";
-    let show_json = args.json.as_deref() == Some(Path::new("-"));
-    hand_out(json, json_file, (!show_json).then(|| table(report, args.durability)))
-}
-
-/// JSON into its file if there is one; the table to the screen, or the JSON where there is no table.
-pub(crate) fn hand_out(json: String, json_file: Option<File>, table: Option<String>) -> Result<()> {
-    if let Some(mut file) = json_file {
-        let written = file.set_len(0).and_then(|()| file.write_all(json.as_bytes()));
-        written.context("cannot write the JSON file")?;
-    }
-    Ok(print(&table.unwrap_or(json))?)
-}
-
 /// The report as a table; units are in the first column.
-fn table(report: &Report, durability: Durability) -> String {
+pub(crate) fn table(report: &Report, durability: Durability) -> String {
     let (figures, floor, ratio) = (&report.figures, &report.figures.floor, &report.figures.ratio);
     let mut table = format!("\ndurability {}: {}\n\n", report.durability, durability_promise(durability));
     row(&mut table, "", ["log", "device's floor", "log / floor"].map(String::from), "");

@@ -7,9 +7,9 @@ use anyhow::Result;
 use crate::bench::acks::Acks;
 use crate::bench::load::{Load, LoadPlan};
 use crate::bench::payload::Payloads;
-use crate::bench::progress::Progress;
 use crate::engine::{SegmentInfo, SegmentRole, Target};
 use crate::interrupt;
+use crate::progress::Progress;
 use crate::text::bytes;
 
 /// Payload bytes of a batch.

@@ -19,10 +19,9 @@ mod scan;
 mod table;
 mod windows;
 
-use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::args::BenchArgs;
 use crate::bench::place::Root;
@@ -30,11 +29,12 @@ use crate::bench::suite::row::{Finished, Row, Site, Verdict, choose};
 use crate::bench::suite::table::SuiteReport;
 use crate::bench::{counters, report};
 use crate::interrupt;
+use crate::output;
 
 /// Runs the rows that were asked for and shows the table.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let rows = choose(all_rows(), &args.rows)?;
-    let json_file = report::open_json(args.json.as_deref())?;
+    let json_file = output::open_json(args.json.as_deref())?;
     let root = Root::take(args.dir.as_deref())?;
     let file_system = counters::file_system(root.path());
     eprintln!("logs in {} ({file_system}), removed afterwards", root.path().display());
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     for row in &rows {
         suite.rows.push(run_row(row, args, root.path())?);
     }
-    publish(&suite, args, json_file)?;
+    output::publish(&suite, || suite.table(), args.json.as_deref(), json_file)?;
     all_measured(&suite)
 }
 
@@ -86,12 +86,6 @@ fn run_row(row: &Row, args: &BenchArgs, root: &Path) -> Result<Finished> {
         eprintln!("  {}: {} (bar {}): {:?}", line.name, line.figure, line.bar, line.verdict);
     }
     Ok(finished)
-}
-
-fn publish(suite: &SuiteReport, args: &BenchArgs, json_file: Option<File>) -> Result<()> {
-    let json = serde_json::to_string_pretty(suite).context("cannot write the figures as JSON")? + "\n";
-    let show_json = args.json.as_deref() == Some(Path::new("-"));
-    report::hand_out(json, json_file, (!show_json).then(|| suite.table()))
 }
 
 #[cfg(test)]

@@ -14,13 +14,13 @@ use crate::bench::job::{self, Acked};
 use crate::bench::load::{Load, LoadPlan, Take};
 use crate::bench::payload::Payloads;
 use crate::bench::place::Place;
-use crate::bench::progress::Progress;
 use crate::bench::slices::median_ns;
 use crate::bench::suite::append::base;
 use crate::bench::suite::row::{Bar, Judged, Outcome, Row, Site, Verdict};
 use crate::bench::suite::windows;
 use crate::engine::Target;
 use crate::interrupt;
+use crate::progress::Progress;
 use crate::text::value;
 
 const ROLLS: usize = 100;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows one phase of the bench.
+/// Shows one phase of a job.
 pub(crate) struct Progress {
     bar: ProgressBar,
     phase: &'static str,

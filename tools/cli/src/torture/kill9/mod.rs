@@ -1,0 +1,228 @@
+//! `ringwal torture --kill9`: the real engine in a process of its own, killed at random moments, on one directory again
+//! and again; after each kill the log is opened and everything in it compared with what it must hold.
+//!
+//! - `victim`: the process that writes; `script`: what it writes
+//! - `running`: starting, hearing and killing it
+//! - `model`: what must be in the log, and the comparison
+//!
+//! A kill takes nothing that was written along with the process, so in every durability each acknowledged batch must be
+//! there, and what is found becomes the floor of the next round. Two rounds of three open the log for writing: at once,
+//! beside the dying process, or when it is gone. The third only looks, so that the next process finds the directory as
+//! the kill left it. In one round of ten every frame of every segment is verified.
+
+mod model;
+mod running;
+mod script;
+pub(crate) mod victim;
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::args::TortureArgs;
+use crate::bench::counters;
+use crate::bench::place::Root;
+use crate::engine::{Config, Log, RecoveryReport, Rng, Verify};
+use crate::interrupt;
+use crate::output;
+use crate::progress::Progress;
+use crate::text::count;
+use crate::torture::Broken;
+use crate::torture::kill9::model::Follower;
+use crate::torture::kill9::running::{Moment, Running, Said, has_queued_writes};
+
+const ROUNDS: u32 = 20;
+const PRODUCERS: u32 = 4;
+
+/// What the rounds came to.
+#[derive(Debug, Default, Serialize)]
+struct Killed {
+    version: &'static str,
+    file_system: String,
+    seed: u64,
+    rounds: u32,
+    producers: u32,
+    seconds: f64,
+    /// Acknowledgements that were told, and found to be true.
+    acknowledgements: u64,
+    batches: u64,
+    /// Entries compared with what was appended, over all rounds.
+    entries_compared: u64,
+    killed_before_the_log_was_open: u32,
+    /// Rounds in which writes were still under way when the process was gone.
+    writes_outlived_the_process: u32,
+    opened_beside_the_dying: u32,
+    looked_at_only: u32,
+    verified_in_full: u32,
+    opens_that_cut: u32,
+    bytes_cut: u64,
+    frames_rewritten: u64,
+    segments: u64,
+    truncations: u64,
+    compactions: u64,
+    violation: Option<String>,
+}
+
+/// The rounds under way.
+struct Rounds {
+    log: PathBuf,
+    rng: Rng,
+    follower: Follower,
+    killed: Killed,
+}
+
+/// Runs the rounds and tells what was found. After a broken promise the log stays where it is.
+pub(crate) fn run(args: &TortureArgs, seed: u64, json_file: Option<File>) -> Result<()> {
+    let root = Root::take(args.dir.as_deref())?;
+    let log = root.path().join("log");
+    let file_system = counters::file_system(root.path());
+    eprintln!("seed {seed} (it repeats what is written and when to kill, but no two runs are alike)");
+    eprintln!("log in {} ({file_system})", log.display());
+    let killed = Killed {
+        version: env!("CARGO_PKG_VERSION"),
+        file_system,
+        seed,
+        producers: args.producers.unwrap_or(PRODUCERS),
+        ..Killed::default()
+    };
+    let mut rounds = Rounds { log, rng: Rng::new(seed), follower: Follower::new(seed), killed };
+    let outcome = rounds.run(args.rounds.unwrap_or(ROUNDS));
+    let broken = outcome.as_ref().err().and_then(|error| error.downcast_ref::<Broken>());
+    rounds.killed.violation = broken.map(ToString::to_string);
+    if !args.keep && broken.is_none() {
+        // Best effort: a log that cannot be removed is no reason to hide what was found.
+        let _ = fs::remove_dir_all(&rounds.log);
+    }
+    if outcome.is_ok() || broken.is_some() {
+        output::publish(&rounds.killed, || rounds.killed.table(), args.json.as_deref(), json_file)?;
+    }
+    outcome
+}
+
+impl Rounds {
+    fn run(&mut self, rounds: u32) -> Result<()> {
+        let begin = Instant::now();
+        let mut progress = Progress::start("killing", u64::from(rounds));
+        for round in 0..rounds {
+            interrupt::check()?;
+            let outcome = self.round(round);
+            self.killed.seconds = begin.elapsed().as_secs_f64();
+            outcome.map_err(|error| self.told(round, error))?;
+            self.killed.rounds += 1;
+            progress.at(u64::from(round) + 1, || format!("{} acknowledgements", count(self.killed.acknowledgements)));
+        }
+        let full = victim::config(self.killed.seed, 0).verify(Verify::Full);
+        let whole = self.open(full).and_then(|(log, _)| {
+            self.compare(0, &log)?;
+            log.close().map_err(victim::blame)
+        });
+        self.killed.verified_in_full += 1;
+        self.killed.seconds = begin.elapsed().as_secs_f64();
+        whole.map_err(|error| self.told(rounds, error))
+    }
+
+    /// Where it happened, if it is a broken promise.
+    fn told(&self, round: u32, error: anyhow::Error) -> anyhow::Error {
+        if !error.is::<Broken>() {
+            return error.context(format!("round {round}"));
+        }
+        let (seed, log) = (self.killed.seed, self.log.display());
+        Broken(format!("A PROMISE WAS BROKEN in round {round} of seed {seed}: {error:#}\nthe log stays in {log}"))
+            .into()
+    }
+
+    fn round(&mut self, round: u32) -> Result<()> {
+        let (seed, producers) = (self.killed.seed, self.killed.producers);
+        let mut running = Running::start(&self.log, seed, round, producers)?;
+        running.kill_at(Moment::draw(&mut self.rng))?;
+        // Once there is a log: one that was never made whole cannot be looked at.
+        let only_looks = round % 3 == 2;
+        if only_looks || self.rng.one_in(2) {
+            running.wait()?;
+            self.killed.writes_outlived_the_process += u32::from(has_queued_writes(&self.log));
+        } else {
+            self.killed.opened_beside_the_dying += 1;
+        }
+        let config = victim::config(seed, round);
+        let (log, report) = if only_looks { self.look()? } else { self.open(config)? };
+        running.wait()?;
+        self.check(round, running.said()?, &log, &report)?;
+        let state = log.state();
+        if !only_looks && state.durable != state.last.map(|(index, _)| index) {
+            return Err(Broken(format!("recovery left entries that are not durable: {state:?}")).into());
+        }
+        log.close().map_err(victim::blame)
+    }
+
+    fn open(&self, config: Config) -> Result<(Log, RecoveryReport)> {
+        Log::open(&self.log, config).map_err(victim::blame)
+    }
+
+    fn look(&mut self) -> Result<(Log, RecoveryReport)> {
+        self.killed.looked_at_only += 1;
+        Log::open_read_only(&self.log).map_err(victim::blame)
+    }
+
+    fn check(&mut self, round: u32, said: Said, log: &Log, report: &RecoveryReport) -> Result<()> {
+        match said.start {
+            Some(start) => {
+                let started = self.follower.start(round, start);
+                started.map_err(|error| Broken(format!("the process found: {error:#}")))?;
+                self.killed.batches += said.acked.map_or(0, |acked| acked - start);
+            }
+            None => self.killed.killed_before_the_log_was_open += 1,
+        }
+        self.compare(said.acked.unwrap_or(0), log)?;
+        self.killed.acknowledgements += said.acks;
+        self.killed.verified_in_full += u32::from(round % 10 == 9 && round % 3 != 2);
+        self.killed.opens_that_cut += u32::from(report.bytes_cut > 0);
+        self.killed.bytes_cut += report.bytes_cut;
+        self.killed.frames_rewritten += report.frames_rewritten;
+        self.killed.segments = log.segments().last().map_or(0, |segment| segment.sequence);
+        (self.killed.truncations, self.killed.compactions) =
+            (self.follower.counts.truncations, self.follower.counts.compactions);
+        Ok(())
+    }
+
+    fn compare(&mut self, acked: u64, log: &Log) -> Result<()> {
+        let compared = self.follower.check(acked, log).map_err(|error| Broken(format!("{error:#}")))?;
+        self.killed.entries_compared += compared;
+        Ok(())
+    }
+}
+
+impl Killed {
+    /// The result in words, a count a line.
+    fn table(&self) -> String {
+        let outcome = match self.violation {
+            None => "no acknowledgement was lost",
+            Some(_) => "A PROMISE WAS BROKEN",
+        };
+        let (seed, rounds) = (self.seed, self.rounds);
+        let mut table =
+            format!("\n{outcome} in {rounds} kills on {}: seed {seed}, {:.1} s\n\n", self.file_system, self.seconds);
+        let of_rounds = |rounds: u32| u64::from(rounds);
+        for (number, what) in [
+            (self.acknowledgements, "acknowledgements were told, and the batches were there"),
+            (self.batches, "batches were acknowledged"),
+            (self.entries_compared, "entries were compared after reopening"),
+            (self.truncations, "truncations in the log"),
+            (self.compactions, "compactions"),
+            (self.segments, "segments, of which few are left"),
+            (of_rounds(self.killed_before_the_log_was_open), "processes killed before the log was open"),
+            (of_rounds(self.writes_outlived_the_process), "left writes that were still under way"),
+            (of_rounds(self.opened_beside_the_dying), "opens beside the dying process"),
+            (of_rounds(self.looked_at_only), "rounds only looked, and left the log as it was"),
+            (of_rounds(self.verified_in_full), "opens verified every frame"),
+            (of_rounds(self.opens_that_cut), "opens cut a torn tail"),
+            (self.bytes_cut, "bytes were cut"),
+            (self.frames_rewritten, "frames were written again"),
+        ] {
+            table.push_str(&format!("{:>12} {what}\n", count(number)));
+        }
+        table
+    }
+}
