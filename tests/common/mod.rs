@@ -1,6 +1,8 @@
 //! What the tests of the public API share: disks to run on, an executor, deadlines that only keep a test from hanging.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod skip;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
