@@ -2,6 +2,10 @@
 
 #[path = "look/mod.rs"]
 mod look;
+#[path = "common/mounted.rs"]
+mod mounted;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::env;
 use std::fs::{self, Permissions};
@@ -14,8 +18,10 @@ use std::thread;
 use std::time::Duration;
 
 use look::{Look, files, segment_names};
+use mounted::Mounted;
 use ringwal::{Config, Error, Log, SegmentInfo, SegmentRole, Upto};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::MountFlags;
+use skip::skip;
 use tempfile::TempDir;
 
 const SEGMENT: u64 = 24 * 4096;
@@ -217,7 +223,7 @@ fn missing_permissions_are_errors_that_name_the_path() {
                 let mut command = this_test_binary("the_process_without_rights");
                 command.env("RINGWAL_DENIED", directory.path()).uid(65534).gid(65534);
                 match command.output() {
-                    Err(error) => println!("skipped: cannot run this binary as nobody ({error})"),
+                    Err(error) => skip(format_args!("cannot run this binary as nobody ({error})")),
                     Ok(output) => {
                         let said = String::from_utf8_lossy(&output.stdout);
                         assert!(output.status.success() && said.contains("denied as it should be"), "{said}");
@@ -247,41 +253,18 @@ fn is_denied(directory: &Path) {
     println!("\ndenied as it should be");
 }
 
-/// A mounted file system, until this is dropped.
-struct Mounted<'a>(&'a Path);
-
-impl Mounted<'_> {
-    /// A small file system in memory; `None`, said aloud, where mounting is not allowed.
-    fn tmpfs(at: &Path) -> Option<Mounted<'_>> {
-        match rustix::mount::mount("tmpfs", at, "tmpfs", MountFlags::empty(), Some(c"size=4m")) {
-            Ok(()) => Some(Mounted(at)),
-            Err(error) => {
-                println!("skipped: cannot mount a file system here ({error})");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(self.0, UnmountFlags::DETACH);
-    }
-}
-
 #[test]
 fn a_read_only_file_system_refuses_a_writer_and_shows_the_log_to_a_reader() {
-    let directory = tempfile::tempdir().unwrap();
-    let Some(mounted) = Mounted::tmpfs(directory.path()) else { return };
-    let log = fill(mounted.0);
+    let Some(mounted) = Mounted::in_memory(c"size=4m") else { return };
+    let log = fill(mounted.at());
     let whole = Look::take(&log).unwrap();
     log.close().unwrap();
-    rustix::mount::mount_remount(mounted.0, MountFlags::RDONLY, c"").unwrap();
-    let error = refused(mounted.0, "mount it writable");
+    rustix::mount::mount_remount(mounted.at(), MountFlags::RDONLY, c"").unwrap();
+    let error = refused(mounted.at(), "mount it writable");
     let is_read_only = matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem);
     assert!(is_read_only, "{error}");
-    assert_eq!(Look::take(&Log::open_read_only(mounted.0).unwrap().0).unwrap(), whole);
-    let missing = Log::open(mounted.0.join("new"), config()).unwrap_err();
+    assert_eq!(Look::take(&Log::open_read_only(mounted.at()).unwrap().0).unwrap(), whole);
+    let missing = Log::open(mounted.at().join("new"), config()).unwrap_err();
     assert!(missing.to_string().contains("mount it writable"), "{missing}");
 }
 

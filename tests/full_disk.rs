@@ -5,72 +5,54 @@
 
 #[path = "look/mod.rs"]
 mod look;
+#[path = "common/mounted.rs"]
+mod mounted;
+#[path = "common/skip.rs"]
+mod skip;
 
+use std::env;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use look::Look;
+use mounted::Mounted;
+use ringwal::sim::Rng;
 use ringwal::{Batch, Config, Error, IoChoice, Log};
-use rustix::mount::{MountFlags, UnmountFlags};
-use tempfile::TempDir;
 
-/// A small file system, until this is dropped.
+/// A small file system to be filled.
 struct Small {
-    at: PathBuf,
-    _directory: TempDir,
+    mounted: Mounted,
 }
 
 impl Small {
     fn in_memory() -> Option<Small> {
-        let directory = tempfile::tempdir().unwrap();
-        let at = directory.path().join("mounted");
-        fs::create_dir(&at).unwrap();
-        match rustix::mount::mount("tmpfs", &at, "tmpfs", MountFlags::empty(), Some(c"size=1m")) {
-            Ok(()) => Some(Small { at, _directory: directory }),
-            Err(error) => {
-                println!("skipped: cannot mount a file system here ({error})");
-                None
-            }
-        }
+        Mounted::in_memory(c"size=1m").map(|mounted| Small { mounted })
     }
 
     fn ext4() -> Option<Small> {
-        let directory = tempfile::tempdir().unwrap();
-        let (at, image) = (directory.path().join("mounted"), directory.path().join("image"));
-        fs::create_dir(&at).unwrap();
-        File::create(&image).unwrap().set_len(12 << 20).unwrap();
-        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", "-J", "size=4", image.to_str().unwrap()]);
-        let mounted = made.and_then(|()| run("mount", &["-o", "loop", image.to_str().unwrap(), at.to_str().unwrap()]));
-        match mounted {
-            Ok(()) => {
-                let small = Small { at, _directory: directory };
-                small.leave(1 << 20);
-                Some(small)
-            }
-            Err(why) => {
-                println!("skipped: cannot make and mount an ext4 here ({why})");
-                None
-            }
-        }
+        let small = Small { mounted: Mounted::ext4(12 << 20)? };
+        small.leave(1 << 20);
+        Some(small)
     }
 
     fn log(&self) -> PathBuf {
-        self.at.join("log")
+        self.mounted.at().join("log")
     }
 
     fn filler(&self) -> PathBuf {
-        self.at.join("filler")
+        self.mounted.at().join("filler")
     }
 
     /// Takes all room but so much: every synced append takes its time.
     fn leave(&self, bytes: u64) {
-        let room = rustix::fs::statvfs(&self.at).unwrap();
+        let room = rustix::fs::statvfs(self.mounted.at()).unwrap();
         let ballast = (room.f_bavail * room.f_frsize).saturating_sub(bytes) as usize;
-        fs::write(self.at.join("ballast"), vec![1; ballast]).unwrap();
+        fs::write(self.mounted.at().join("ballast"), vec![1; ballast]).unwrap();
     }
 
     /// Keeps some room from the log, for [`Small::free`] to give: more than one segment.
@@ -90,21 +72,7 @@ impl Small {
     fn free(&self) {
         fs::remove_file(self.filler()).unwrap();
         // Blocks that a journal still speaks of are not free before it is written.
-        File::open(&self.at).unwrap().sync_all().unwrap();
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        File::open(self.mounted.at()).unwrap().sync_all().unwrap();
     }
 }
 
@@ -279,4 +247,131 @@ fn copy_over(small: &Small) -> Vec<(String, Vec<u8>)> {
     let files = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
     // The helper may be trying to make something, and not be able to.
     files.filter(|(name, _)| !name.ends_with(".tmp")).map(|(name, path)| (name, read(&path))).collect()
+}
+
+/// What the process that is killed below told before it died: the last of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    appended: u64,
+    voted: u64,
+    compacted: u64,
+}
+
+impl Told {
+    fn note(&mut self, line: &str) {
+        let Some((what, number)) = line.split_once(' ') else { return };
+        let Ok(number) = number.parse() else { return };
+        match what {
+            "appended" => self.appended = number,
+            "voted" => self.voted = number,
+            "compacted" => self.compacted = number,
+            _ => {}
+        }
+    }
+}
+
+/// One line by one system call: whole in the pipe, or not there.
+fn tell(line: &str) {
+    assert_eq!(rustix::io::write(std::io::stdout(), line.as_bytes()), Ok(line.len()));
+}
+
+fn vote_of(log: &Log) -> u64 {
+    log.get_meta(b"vote").map_or(0, |vote| u64::from_le_bytes(vote[..].try_into().unwrap()))
+}
+
+/// What the entry of an index holds in the log that is killed.
+fn payload(index: u64) -> Vec<u8> {
+    vec![index as u8; 1000 + (index % 7 * 100) as usize]
+}
+
+/// Not a test of its own: appends, votes and compacts on a disk that is full, until the test below kills it.
+#[test]
+#[ignore = "the process that is killed by another test"]
+fn the_process_on_a_full_disk() {
+    let Ok(directory) = env::var("RINGWAL_FULL") else { return println!("nobody asked for it") };
+    let (log, _) = Log::open(directory, config(IoChoice::Auto)).unwrap();
+    println!();
+    for turn in 0u64.. {
+        let next = log.state().last.map_or(log.state().first, |(last, _)| last + 1);
+        match log.append(payload(next)) {
+            Ok(index) => tell(&format!("appended {index}\n")),
+            Err(Error::NoSpace) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let vote = vote_of(&log) + 1;
+        match log.put_meta(b"vote", &vote.to_le_bytes()) {
+            Ok(()) => tell(&format!("voted {vote}\n")),
+            Err(Error::NoSpace) => {}
+            Err(error) => panic!("{error}"),
+        }
+        // Rarely: most lives end on a disk that is full all the time.
+        if turn % 64 == 63 {
+            // More than a segment holds: one that lets none go is refused once hard state has used up the reserve.
+            let upto = log.state().first + 30;
+            log.compact(upto)
+                .unwrap_or_else(|error| panic!("{error}: {upto} of {:?} {:?}", log.state(), log.segments()));
+            tell(&format!("compacted {upto}\n"));
+        }
+    }
+}
+
+/// Runs that process for so long; what it told until it was killed.
+fn killed_after(small: &Small, time: Duration) -> Told {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "the_process_on_a_full_disk", "--ignored", "--nocapture"]);
+    let mut child = command.env("RINGWAL_FULL", small.log()).stdout(Stdio::piped()).spawn().unwrap();
+    thread::sleep(time);
+    assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+    child.kill().unwrap();
+    let mut told = Told::default();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.map_while(Result::ok).for_each(|line| told.note(&line));
+    child.wait().unwrap();
+    told
+}
+
+/// Opens the log as often as not, so that one kill follows another on what the last one left.
+fn crashes_while_full(small: &Small) {
+    small.reserve(300 << 10);
+    let log = open(small, IoChoice::Auto);
+    let refused = (1..10_000).find_map(|index| log.append(payload(index)).err());
+    assert!(matches!(refused, Some(Error::NoSpace)), "{refused:?}");
+    small.fill();
+    drop(log);
+    let (mut rng, mut highest) = (Rng::new(1), Told::default());
+    for round in 0..40 {
+        let told = killed_after(small, Duration::from_micros(rng.next_u64() % 60_000));
+        highest.appended = highest.appended.max(told.appended);
+        highest.voted = highest.voted.max(told.voted);
+        highest.compacted = highest.compacted.max(told.compacted);
+        if rng.one_in(2) {
+            let log = open(small, if rng.one_in(2) { IoChoice::Auto } else { IoChoice::Syscall });
+            has_all(&log, highest, round);
+            log.close().unwrap();
+        }
+    }
+    println!("{highest:?}");
+    assert!(highest.voted > 20 && highest.compacted > 0 && highest.appended > highest.compacted, "{highest:?}");
+    let log = open(small, IoChoice::Auto);
+    has_all(&log, highest, 40);
+    small.free();
+    log.append("there is room again").unwrap();
+}
+
+fn has_all(log: &Log, told: Told, round: u64) {
+    let (state, vote) = (log.state(), vote_of(log));
+    assert!(state.last.unwrap().0 >= told.appended, "round {round}: {state:?} after {told:?}");
+    assert!(vote >= told.voted, "round {round}: vote {vote} after {told:?}");
+    assert!(state.compacted.map_or(0, |(index, _)| index) >= told.compacted, "round {round}: {state:?} after {told:?}");
+    for entry in log.iter(..) {
+        let entry = entry.unwrap();
+        assert!(entry.command == payload(entry.index), "round {round}: index {}", entry.index);
+    }
+}
+
+#[test]
+fn a_process_killed_again_and_again_on_a_full_disk_leaves_a_log_that_opens() {
+    for small in [Small::in_memory(), Small::ext4()].into_iter().flatten() {
+        crashes_while_full(&small);
+    }
 }
