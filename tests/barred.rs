@@ -4,6 +4,8 @@
 //! This file has other files of tests in it. Each test here runs this very program once more where io_uring is barred,
 //! with those of their tests that use a real disk.
 
+#![allow(clippy::duplicate_mod, reason = "the files that are included bring along what they share")]
+
 // They run here unbarred as well, which costs little and shows that they pass at all in this program.
 #[path = "api.rs"]
 mod api;

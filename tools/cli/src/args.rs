@@ -92,6 +92,10 @@ pub(crate) struct BenchArgs {
     /// Frames that may be written at once; also the depth of the floor's deep measurements
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) frames_in_flight: u32,
+    /// Show a figure only with its grounds: entries compared after reopening, and what the device flushed. Where the device
+    /// does not count flushes there is no figure, and compacted entries could not be compared
+    #[arg(long, conflicts_with_all = ["suite", "retain"])]
+    pub(crate) audit: bool,
     /// Write the figures to this file as JSON, or to the screen instead of the table with `-`
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -123,11 +127,14 @@ pub(crate) struct TortureArgs {
     #[arg(long, value_name = "DIR", requires = "kill9")]
     pub(crate) dir: Option<PathBuf>,
     /// How often to kill it [default: 20]
-    #[arg(long, value_name = "N", requires = "kill9", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "kill9", value_parser = clap::value_parser!(u32).range(1..=1 << 30))]
     pub(crate) rounds: Option<u32>,
     /// Threads of that process that write [default: 4]
     #[arg(long, value_name = "P", requires = "kill9", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) producers: Option<u32>,
+    /// A control group for the processes that are killed: one whose writes are slow has them die with writes under way
+    #[arg(long, value_name = "DIR", requires = "kill9")]
+    pub(crate) cgroup: Option<PathBuf>,
     /// Leave the log on the disk afterwards
     #[arg(long, requires = "kill9")]
     pub(crate) keep: bool,
@@ -137,7 +144,7 @@ pub(crate) struct TortureArgs {
 }
 
 /// Options of the process that torture kills.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct VictimArgs {
     /// The log's directory
     pub(crate) dir: PathBuf,
@@ -147,6 +154,8 @@ pub(crate) struct VictimArgs {
     pub(crate) round: u32,
     #[arg(long)]
     pub(crate) producers: u32,
+    #[arg(long)]
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 /// Options of `ringwal inspect`.

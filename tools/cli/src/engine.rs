@@ -31,6 +31,8 @@ pub(crate) struct Counters {
     pub(crate) written_bytes: u64,
     /// Times the log went on in a new segment.
     pub(crate) rolls: u64,
+    /// Completed syncs, in the durabilities that sync apart from writing.
+    pub(crate) syncs: u64,
     pub(crate) entries_per_frame: Histogram<u64>,
     /// Bytes per frame.
     pub(crate) frame_bytes: Histogram<u64>,
@@ -101,6 +103,7 @@ impl Target {
             payload_bytes: stats.payload_bytes,
             written_bytes: stats.written_bytes,
             rolls: stats.rolls,
+            syncs: stats.syncs,
             entries_per_frame: stats.entries_per_frame,
             frame_bytes: stats.bytes_per_frame,
             stages_ns: [stats.queue_wait_ns, stats.encode_ns, stats.write_ns, stats.wake_ns],

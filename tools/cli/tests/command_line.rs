@@ -1,11 +1,15 @@
 //! The tool as its users meet it: exit codes, one line per mistake, nothing touched that is not ours, and a short bench
 //! whose JSON has every promised field.
 
+#[path = "../../../tests/common/skip.rs"]
+mod skip;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use skip::skip;
 
 fn ringwal(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringwal")).args(arguments).output().unwrap()
@@ -132,6 +136,47 @@ fn a_suite_is_asked_for_by_rows_that_exist_and_without_a_load_of_its_own() {
     assert!(refusal(1, &["bench", "--suite", "--rows", "prodcuers"]).contains("'prodcuers'"));
     refusal(2, &["bench", "--suite", "--producers", "3"]);
     refusal(2, &["bench", "--rows", "batch"]);
+}
+
+#[test]
+fn an_audit_shows_every_figure_with_its_grounds() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (place, json) = (dir.path().join("audit"), dir.path().join("audit.json"));
+    let options = ["bench", "--audit", "--seconds", "1", "--producers", "4", "--segment-size", "4MiB"];
+    let places = ["--dir", place.to_str().unwrap(), "--json", json.to_str().unwrap()];
+    let output = ringwal(&[&options[..], &places].concat());
+    let error = String::from_utf8_lossy(&output.stderr);
+    if error.contains("NO FIGURE: no device") {
+        assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{error}");
+        return skip(error.trim());
+    }
+    assert!(output.status.success(), "{error}");
+    let table = String::from_utf8(output.stdout).unwrap();
+    let audit = serde_json::from_slice::<Value>(&fs::read(&json).unwrap()).unwrap();
+    let figures = audit["figures"].as_array().unwrap();
+    assert!(figures.len() >= 9 && audit["frames"].as_u64() > Some(0), "{audit}");
+    for figure in figures {
+        let name = figure["figure"].as_str().unwrap();
+        let [value, ratio] = ["value", "flushes_per_frame"].map(|key| figure[key].as_f64().unwrap());
+        let [compared, flushes] = ["entries_compared", "device_flushes"].map(|key| figure[key].as_u64().unwrap());
+        assert!(value > 0.0 && compared > 0, "{figure}");
+        assert!((ratio - flushes as f64 / audit["frames"].as_f64().unwrap()).abs() < 1e-9, "{figure}");
+        let shown = table.lines().find(|line| line.starts_with(name)).unwrap();
+        let grounds = shown.replace(',', "");
+        assert!([compared, flushes].iter().all(|number| grounds.contains(&number.to_string())), "{shown}");
+    }
+    assert!(["enough", "none_needed", "not_counted"].contains(&audit["flushes"].as_str().unwrap()), "{audit}");
+}
+
+#[test]
+fn an_audit_without_grounds_has_no_figure_and_says_why() {
+    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return skip("there is no /dev/shm to write to") };
+    let place = dir.path().join("audit");
+    let error = refusal(1, &["bench", "--audit", "--seconds", "1", "--dir", place.to_str().unwrap()]);
+    assert!(error.contains("NO FIGURE") && error.contains("counts flushes"), "{error}");
+    assert!(!place.exists(), "it left something behind");
+    refusal(2, &["bench", "--audit", "--suite"]);
+    refusal(2, &["bench", "--audit", "--retain", "1GiB"]);
 }
 
 fn has_every_field(figures: &Value) {

@@ -1,6 +1,11 @@
 //! `ringwal torture` as its users meet it: it finds nothing in a log that works and says what it met, it can be replayed,
 //! and it notices a log that somebody damages behind its back.
 
+#[path = "../../../tests/common/skip.rs"]
+mod skip;
+#[path = "../../../tests/common/throttle.rs"]
+mod throttle;
+
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -8,6 +13,8 @@ use std::process::{Command, Output, Stdio};
 
 use ringwal::disk::AlignedBuf;
 use serde_json::Value;
+use skip::skip;
+use throttle::Throttle;
 
 fn torture(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringwal"));
@@ -60,6 +67,24 @@ fn a_killed_process_takes_no_acknowledged_batch_along() {
     assert!(count("acknowledgements") > 500 && count("entries_compared") > 500);
     assert!(count("truncations") > 20 && count("compactions") > 0 && count("segments") > 10);
     assert!(killed["violation"].is_null() && !place.exists(), "what it made is removed");
+}
+
+/// Writes of a killed process that the device still carries out must not land behind the back of the recovery that has
+/// read: it waits for them.
+#[test]
+fn slow_writes_of_a_killed_process_end_before_the_log_is_read() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let throttle = match Throttle::of(dir.path(), 8 << 20) {
+        Ok(throttle) => throttle,
+        Err(why) => return skip(why),
+    };
+    // Only theirs: the recovery's own writes are as fast as ever, and would be overtaken.
+    let (place, group) = (dir.path().join("slow"), throttle.group().to_str().unwrap());
+    let arguments = ["--kill9", "--seed", "2", "--rounds", "30", "--cgroup", group, "--dir", place.to_str().unwrap()];
+    let killed = found_nothing(&arguments);
+    println!("{killed:#}");
+    assert!(killed["opened_beside_the_dying"].as_u64() > Some(2));
+    assert!(killed["kills_with_writes_under_way"].as_u64() > Some(1), "there was nothing to wait for");
 }
 
 /// The check of the check: blocks are zeroed while it runs, and that must not pass.

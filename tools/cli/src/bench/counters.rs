@@ -78,10 +78,21 @@ fn idle_ticks_of(stat: &str) -> Option<u64> {
     Some(take()? + take()?)
 }
 
-/// The counters of the block device under a directory.
+/// The counters of the block device under a directory, and what it says of itself.
 #[derive(Debug)]
 pub(crate) struct Device {
-    stat: PathBuf,
+    whole: PathBuf,
+}
+
+/// What a device needs so that a write is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cache {
+    /// Nothing: it has no volatile cache.
+    WriteThrough,
+    /// A flag on the write itself, which no counter counts.
+    ForcedUnitAccess,
+    /// A flush after it.
+    WriteBack,
 }
 
 impl Device {
@@ -91,19 +102,38 @@ impl Device {
         let entry = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
         let entry = fs::canonicalize(entry).ok()?;
         let whole = if entry.join("partition").exists() { entry.parent()?.to_path_buf() } else { entry };
-        let device = Device { stat: whole.join("stat") };
+        let device = Device { whole };
         device.flushes().map(|_| device)
     }
 
     /// Flush requests the device has completed since it was started.
     pub(crate) fn flushes(&self) -> Option<u64> {
-        flushes_of(&fs::read_to_string(&self.stat).ok()?)
+        flushes_of(&fs::read_to_string(self.whole.join("stat")).ok()?)
+    }
+
+    /// What it says of its cache; a device that says nothing is taken to need flushes.
+    pub(crate) fn cache(&self) -> Cache {
+        let read = |name| fs::read_to_string(self.whole.join("queue").join(name)).unwrap_or_default();
+        cache_of(&read("write_cache"), &read("fua"))
+    }
+
+    /// The kernel's name for it.
+    pub(crate) fn name(&self) -> String {
+        self.whole.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
 }
 
 /// The 16th field of a device's `stat`: completed flush requests (Linux 5.5 and later).
 fn flushes_of(stat: &str) -> Option<u64> {
     stat.split_whitespace().nth(15)?.parse().ok()
+}
+
+fn cache_of(write_cache: &str, fua: &str) -> Cache {
+    match (write_cache.trim(), fua.trim()) {
+        ("write through", _) => Cache::WriteThrough,
+        (_, "1") => Cache::ForcedUnitAccess,
+        _ => Cache::WriteBack,
+    }
 }
 
 /// Bytes that may still be written to the file system under `dir`.
@@ -144,6 +174,13 @@ mod tests {
         assert_eq!(flushes_of(stat), Some(695));
         assert_eq!(flushes_of("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15"), None, "a kernel before 5.5");
         assert_eq!(flushes_of(""), None);
+    }
+
+    #[test]
+    fn a_device_that_says_nothing_needs_flushes() {
+        assert_eq!(cache_of("write through\n", "0\n"), Cache::WriteThrough);
+        assert_eq!(cache_of("write back\n", "1\n"), Cache::ForcedUnitAccess);
+        assert_eq!([cache_of("write back\n", "0\n"), cache_of("", "")], [Cache::WriteBack; 2]);
     }
 
     #[test]

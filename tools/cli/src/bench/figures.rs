@@ -29,6 +29,10 @@ pub(crate) struct Figures {
     pub(crate) entries_per_frame: f64,
     pub(crate) bytes_written_per_payload_byte: f64,
     pub(crate) device_flushes_per_ack: Option<f64>,
+    /// Flushes of the device, frames and syncs of the log, all while the log was measured.
+    pub(crate) device_flushes: Option<u64>,
+    pub(crate) frames: u64,
+    pub(crate) syncs: u64,
     pub(crate) cpu_seconds: f64,
     pub(crate) cpu_seconds_per_million_acks: f64,
     /// CPU time of this process while the load ran, over that time and all CPUs. What interrupts and other programs
@@ -100,6 +104,9 @@ impl Figures {
             entries_per_frame: entries_per_frame(&log),
             bytes_written_per_payload_byte: log.written_bytes as f64 / log.payload_bytes as f64,
             device_flushes_per_ack: log.flushes.map(|flushes| flushes as f64 / log.acked as f64),
+            device_flushes: log.flushes,
+            frames: log.frames,
+            syncs: log.syncs,
             cpu_seconds: log.cpu_s,
             cpu_seconds_per_million_acks: log.cpu_s * 1e6 / log.acked as f64,
             cpu_share: log.busy_cpu_s / log.busy_wall_s / scale.cpus as f64,
@@ -175,6 +182,7 @@ fn sum<'a>(slices: impl Iterator<Item = &'a LogSlice>) -> LogSlice {
             threads: all.threads.plus(&one.threads),
             flushes: all.flushes.zip(one.flushes).map(|(all, one)| all + one),
             frames: all.frames + one.frames,
+            syncs: all.syncs + one.syncs,
             entries: all.entries + one.entries,
             payload_bytes: all.payload_bytes + one.payload_bytes,
             written_bytes: all.written_bytes + one.written_bytes,
@@ -231,6 +239,7 @@ mod tests {
             threads: ThreadTimes::of([(7, "writer", 50_000_000), (8, "producer", 90_000_000)]),
             flushes: Some(50),
             frames: 100,
+            syncs: 0,
             entries: 1000,
             payload_bytes: 128_000,
             written_bytes: 400_000,
@@ -278,6 +287,7 @@ mod tests {
         assert_eq!(figures.entries_per_frame, 10.0);
         assert_eq!(figures.frames_per_s, 1500.0);
         assert_eq!(figures.device_flushes_per_ack, Some(100.0 / 6200.0));
+        assert_eq!((figures.device_flushes, figures.frames), (Some(100), 200));
         assert_eq!(figures.floor.handover_us, 7.0);
         assert_eq!(figures.cpu_share, 0.25);
         assert!((figures.cpus_busy.unwrap() - 0.25).abs() < 1e-9);

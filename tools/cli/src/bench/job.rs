@@ -186,6 +186,7 @@ impl Measured {
             peak_rss_mb: self.peak_rss_mb,
             durability: durability_name(args.durability),
             io_mode: self.io_mode,
+            acknowledged_entries: self.acked.entries(),
             verified_entries,
             compacted_entries: self.acked.entries() - verified_entries,
             settings,

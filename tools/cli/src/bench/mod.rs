@@ -5,10 +5,11 @@
 //! - `floor`, `handover`, `counters`, `threads`: what the device and the machine can do, and what they count
 //! - `slices`: one pair of measurements; `figures`: from the pairs to the figures
 //! - `job`: one whole run; `verify`: the check at its end
-//! - `report`: what is shown
+//! - `report`: what is shown; `audit`: the same, each figure with its grounds
 //! - `suite`: many runs, each against a bar
 
 mod acks;
+mod audit;
 mod compactor;
 pub(crate) mod counters;
 mod figures;
@@ -42,8 +43,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     job::config(args).validate()?;
     let json_file = output::open_json(args.json.as_deref())?;
     let mut place = Place::take(args.dir.as_deref(), args.keep)?;
+    let device = args.audit.then(|| audit::device(&place.log())).transpose()?;
     announce(args, &place);
     let report = job::run(args, &mut place)?;
+    if let Some(device) = device {
+        return audit::publish(&report, &device, args, json_file);
+    }
     let table = || report::table(&report, args.durability);
     output::publish(&report, table, args.json.as_deref(), json_file)?;
     if args.keep {

@@ -23,6 +23,7 @@ pub(crate) struct Report {
     pub(crate) peak_rss_mb: Option<f64>,
     pub(crate) durability: String,
     pub(crate) io_mode: String,
+    pub(crate) acknowledged_entries: u64,
     pub(crate) verified_entries: u64,
     pub(crate) compacted_entries: u64,
     pub(crate) settings: Settings,
@@ -38,7 +39,7 @@ pub(crate) struct Stages {
 }
 
 /// What was asked for, and where it ran.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Settings {
     pub(crate) version: &'static str,
     pub(crate) producers: u32,

@@ -46,6 +46,7 @@ pub(crate) struct LogSlice {
     /// Flushes of the device, where it counts them.
     pub(crate) flushes: Option<u64>,
     pub(crate) frames: u64,
+    pub(crate) syncs: u64,
     pub(crate) entries: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) written_bytes: u64,
@@ -103,6 +104,7 @@ impl Bench<'_> {
         slice.p50_ns = latencies.value_at_quantile(0.5);
         let after = self.target.counters();
         slice.frames = after.frames - before.frames;
+        slice.syncs = after.syncs - before.syncs;
         slice.entries = after.entries - before.entries;
         slice.payload_bytes = after.payload_bytes - before.payload_bytes;
         slice.written_bytes = after.written_bytes - before.written_bytes;

@@ -8,7 +8,8 @@
 //! A kill takes nothing that was written along with the process, so in every durability each acknowledged batch must be
 //! there, and what is found becomes the floor of the next round. Two rounds of three open the log for writing: at once,
 //! beside the dying process, or when it is gone. The third only looks, so that the next process finds the directory as
-//! the kill left it. In one round of ten every frame of every segment is verified.
+//! the kill left it. An open for writing goes on with some batches at once. In one round of ten every frame of every segment
+//! is verified.
 
 mod model;
 mod running;
@@ -16,13 +17,13 @@ mod script;
 pub(crate) mod victim;
 
 use std::fs::{self, File};
-use std::path::PathBuf;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::args::TortureArgs;
+use crate::args::{TortureArgs, VictimArgs};
 use crate::bench::counters;
 use crate::bench::place::Root;
 use crate::engine::{Config, Log, RecoveryReport, Rng, Verify};
@@ -31,11 +32,18 @@ use crate::output;
 use crate::progress::Progress;
 use crate::text::count;
 use crate::torture::Broken;
-use crate::torture::kill9::model::Follower;
+use crate::torture::kill9::model::{Follower, batch_of, shape_of};
 use crate::torture::kill9::running::{Moment, Running, Said, has_queued_writes};
+use crate::torture::kill9::script::Script;
 
 const ROUNDS: u32 = 20;
 const PRODUCERS: u32 = 4;
+/// Fewer than so many batches are written after an open.
+const GOES_ON_MAX: usize = 8;
+/// Marks the scripts of what is written after an open, among the rounds'.
+const AFTERLIFE: u32 = 1 << 31;
+/// How long a process needs to die if nothing keeps it.
+const DYING: Duration = Duration::from_millis(10);
 
 /// What the rounds came to.
 #[derive(Debug, Default, Serialize)]
@@ -52,8 +60,8 @@ struct Killed {
     /// Entries compared with what was appended, over all rounds.
     entries_compared: u64,
     killed_before_the_log_was_open: u32,
-    /// Rounds in which writes were still under way when the process was gone.
-    writes_outlived_the_process: u32,
+    /// Kills after which the process could not die for a while, or had its segments locked still: its writes had to end.
+    kills_with_writes_under_way: u32,
     opened_beside_the_dying: u32,
     looked_at_only: u32,
     verified_in_full: u32,
@@ -68,7 +76,8 @@ struct Killed {
 
 /// The rounds under way.
 struct Rounds {
-    log: PathBuf,
+    /// What every process that is killed is told, but for its round.
+    victim: VictimArgs,
     rng: Rng,
     follower: Follower,
     killed: Killed,
@@ -88,13 +97,15 @@ pub(crate) fn run(args: &TortureArgs, seed: u64, json_file: Option<File>) -> Res
         producers: args.producers.unwrap_or(PRODUCERS),
         ..Killed::default()
     };
-    let mut rounds = Rounds { log, rng: Rng::new(seed), follower: Follower::new(seed), killed };
+    let producers = killed.producers;
+    let victim = VictimArgs { dir: log, seed, producers, cgroup: args.cgroup.clone(), ..VictimArgs::default() };
+    let mut rounds = Rounds { victim, rng: Rng::new(seed), follower: Follower::new(seed), killed };
     let outcome = rounds.run(args.rounds.unwrap_or(ROUNDS));
     let broken = outcome.as_ref().err().and_then(|error| error.downcast_ref::<Broken>());
     rounds.killed.violation = broken.map(ToString::to_string);
     if !args.keep && broken.is_none() {
         // Best effort: a log that cannot be removed is no reason to hide what was found.
-        let _ = fs::remove_dir_all(&rounds.log);
+        let _ = fs::remove_dir_all(&rounds.victim.dir);
     }
     if outcome.is_ok() || broken.is_some() {
         output::publish(&rounds.killed, || rounds.killed.table(), args.json.as_deref(), json_file)?;
@@ -116,7 +127,7 @@ impl Rounds {
         }
         let full = victim::config(self.killed.seed, 0).verify(Verify::Full);
         let whole = self.open(full).and_then(|(log, _)| {
-            self.compare(0, &log)?;
+            self.check(rounds, &log, batch_of(&log)?, 0)?;
             log.close().map_err(victim::blame)
         });
         self.killed.verified_in_full += 1;
@@ -129,54 +140,93 @@ impl Rounds {
         if !error.is::<Broken>() {
             return error.context(format!("round {round}"));
         }
-        let (seed, log) = (self.killed.seed, self.log.display());
+        let (seed, log) = (self.killed.seed, self.victim.dir.display());
         Broken(format!("A PROMISE WAS BROKEN in round {round} of seed {seed}: {error:#}\nthe log stays in {log}"))
             .into()
     }
 
     fn round(&mut self, round: u32) -> Result<()> {
-        let (seed, producers) = (self.killed.seed, self.killed.producers);
-        let mut running = Running::start(&self.log, seed, round, producers)?;
+        let mut running = Running::start(&VictimArgs { round, ..self.victim.clone() })?;
         running.kill_at(Moment::draw(&mut self.rng))?;
         // Once there is a log: one that was never made whole cannot be looked at.
         let only_looks = round % 3 == 2;
-        if only_looks || self.rng.one_in(2) {
+        let is_dying_slowly = if only_looks || self.rng.one_in(2) {
+            let dying = Instant::now();
             running.wait()?;
-            self.killed.writes_outlived_the_process += u32::from(has_queued_writes(&self.log));
+            dying.elapsed() > DYING
         } else {
             self.killed.opened_beside_the_dying += 1;
-        }
-        let config = victim::config(seed, round);
+            self.rng.one_in(2) && {
+                thread::sleep(DYING);
+                has_queued_writes(&self.victim.dir)
+            }
+        };
+        self.killed.kills_with_writes_under_way += u32::from(is_dying_slowly);
+        let config = victim::config(self.victim.seed, round);
         let (log, report) = if only_looks { self.look()? } else { self.open(config)? };
+        let found = batch_of(&log)?;
+        let goes_on = if only_looks { 0 } else { self.rng.below(GOES_ON_MAX) };
+        self.go_on(round, &log, goes_on)?;
         running.wait()?;
-        self.check(round, running.said()?, &log, &report)?;
+        self.check_what_was_said(round, running.said()?, found)?;
+        self.check(round, &log, found, goes_on as u64)?;
+        self.note(round, &log, &report);
         let state = log.state();
-        if !only_looks && state.durable != state.last.map(|(index, _)| index) {
+        if !only_looks && state.durable != state.last.map(|(index, _)| index) && goes_on == 0 {
             return Err(Broken(format!("recovery left entries that are not durable: {state:?}")).into());
         }
         log.close().map_err(victim::blame)
     }
 
+    /// Life goes on at once, by a script of its own: what a dying process still writes must not land on top of it.
+    fn go_on(&mut self, round: u32, log: &Log, batches: usize) -> Result<()> {
+        let mut script = Script::new(self.victim.seed, round | AFTERLIFE, shape_of(log)?);
+        for _ in 0..batches {
+            let steps = script.next();
+            log.write(script::batch(self.victim.seed, script.batch(), &steps)).map_err(victim::blame)?;
+        }
+        Ok(())
+    }
+
     fn open(&self, config: Config) -> Result<(Log, RecoveryReport)> {
-        Log::open(&self.log, config).map_err(victim::blame)
+        Log::open(&self.victim.dir, config).map_err(victim::blame)
     }
 
     fn look(&mut self) -> Result<(Log, RecoveryReport)> {
         self.killed.looked_at_only += 1;
-        Log::open_read_only(&self.log).map_err(victim::blame)
+        Log::open_read_only(&self.victim.dir).map_err(victim::blame)
     }
 
-    fn check(&mut self, round: u32, said: Said, log: &Log, report: &RecoveryReport) -> Result<()> {
-        match said.start {
-            Some(start) => {
-                let started = self.follower.start(round, start);
-                started.map_err(|error| Broken(format!("the process found: {error:#}")))?;
-                self.killed.batches += said.acked.map_or(0, |acked| acked - start);
+    fn check_what_was_said(&mut self, round: u32, said: Said, found: u64) -> Result<()> {
+        let Some(start) = said.start else {
+            self.killed.killed_before_the_log_was_open += 1;
+            return Ok(());
+        };
+        let started = self.follower.start(round, start);
+        started.map_err(|error| Broken(format!("the process found: {error:#}")))?;
+        if let Some(acked) = said.acked {
+            if found < acked {
+                return Err(
+                    Broken(format!("batch {acked} was acknowledged, and the log ended with batch {found}")).into()
+                );
             }
-            None => self.killed.killed_before_the_log_was_open += 1,
+            self.killed.batches += acked - start;
+            self.killed.acknowledgements += said.acks;
         }
-        self.compare(said.acked.unwrap_or(0), log)?;
-        self.killed.acknowledgements += said.acks;
+        Ok(())
+    }
+
+    /// The log ended with batch `found`, and so many were written to it since.
+    fn check(&mut self, round: u32, log: &Log, found: u64, since: u64) -> Result<()> {
+        let broken = |error: anyhow::Error| Broken(format!("{error:#}"));
+        if since > 0 {
+            self.follower.start(round | AFTERLIFE, found).map_err(broken)?;
+        }
+        self.killed.entries_compared += self.follower.check(found + since, log).map_err(broken)?;
+        Ok(())
+    }
+
+    fn note(&mut self, round: u32, log: &Log, report: &RecoveryReport) {
         self.killed.verified_in_full += u32::from(round % 10 == 9 && round % 3 != 2);
         self.killed.opens_that_cut += u32::from(report.bytes_cut > 0);
         self.killed.bytes_cut += report.bytes_cut;
@@ -184,13 +234,6 @@ impl Rounds {
         self.killed.segments = log.segments().last().map_or(0, |segment| segment.sequence);
         (self.killed.truncations, self.killed.compactions) =
             (self.follower.counts.truncations, self.follower.counts.compactions);
-        Ok(())
-    }
-
-    fn compare(&mut self, acked: u64, log: &Log) -> Result<()> {
-        let compared = self.follower.check(acked, log).map_err(|error| Broken(format!("{error:#}")))?;
-        self.killed.entries_compared += compared;
-        Ok(())
     }
 }
 
@@ -213,7 +256,7 @@ impl Killed {
             (self.compactions, "compactions"),
             (self.segments, "segments, of which few are left"),
             (of_rounds(self.killed_before_the_log_was_open), "processes killed before the log was open"),
-            (of_rounds(self.writes_outlived_the_process), "left writes that were still under way"),
+            (of_rounds(self.kills_with_writes_under_way), "left writes under way that had to end first"),
             (of_rounds(self.opened_beside_the_dying), "opens beside the dying process"),
             (of_rounds(self.looked_at_only), "rounds only looked, and left the log as it was"),
             (of_rounds(self.verified_in_full), "opens verified every frame"),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::args::VictimArgs;
 use crate::engine::Rng;
 use crate::interrupt;
 use crate::torture::Broken;
@@ -83,11 +84,16 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts this very program with its hidden command.
-    pub(crate) fn start(log: &Path, seed: u64, round: u32, producers: u32) -> Result<Running> {
+    pub(crate) fn start(args: &VictimArgs) -> Result<Running> {
         let mut command = Command::new(std::env::current_exe().context("cannot find this program's own file")?);
-        command.arg(victim::COMMAND).arg(log).args(["--seed", &seed.to_string(), "--round", &round.to_string()]);
-        command.args(["--producers", &producers.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("cannot start another process")?;
+        command.arg(victim::COMMAND).arg(&args.dir);
+        let (seed, round, producers) = (args.seed.to_string(), args.round.to_string(), args.producers.to_string());
+        command.args(["--seed", &seed, "--round", &round, "--producers", &producers]);
+        if let Some(group) = &args.cgroup {
+            command.arg("--cgroup").arg(group);
+        }
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut child = spawned.context("cannot start another process")?;
         let told = child.stdout.take().context("the other process has no output")?;
         let acks = Arc::new(AtomicU64::new(0));
         let counter = acks.clone();

@@ -7,12 +7,13 @@
 //!   | batch (56) | kind |   little-endian
 
 use std::collections::VecDeque;
+use std::fs;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::args::VictimArgs;
 use crate::engine::{Config, Durability, Error, IoChoice, Log, Rng, Verify, Wait};
@@ -98,6 +99,11 @@ pub(crate) fn config(seed: u64, round: u32) -> Config {
 
 /// Writes until it is killed, or something goes wrong: then the process ends, in the way of all commands.
 pub(crate) fn run(args: &VictimArgs) -> Result<()> {
+    if let Some(group) = &args.cgroup {
+        // Zero stands for whoever writes it.
+        let joined = fs::write(group.join("cgroup.procs"), "0");
+        joined.with_context(|| format!("cannot join the control group {}", group.display()))?;
+    }
     let (log, _) = Log::open(&args.dir, config(args.seed, args.round)).map_err(blame)?;
     let shape = shape_of(&log)?;
     Told::Start(shape.batch).tell()?;
