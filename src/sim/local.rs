@@ -562,6 +562,11 @@ impl LocalLog {
         self.sequencer.last_number()
     }
 
+    /// One past the last index that is durable and not truncated since; `None` where nothing is.
+    pub fn durable_next(&self) -> Option<u64> {
+        self.sequencer.durable_next()
+    }
+
     /// Every frame up to this one is durable *and* a durable head or slot of this life says so: damage to it must be
     /// noticed.
     pub fn witnessed(&self) -> u64 {
