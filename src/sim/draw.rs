@@ -65,7 +65,7 @@ impl Temper {
             is_mixed: rng.one_in(8),
             is_fickle: rng.one_in(3),
             is_forging: rng.one_in(8),
-            room: if rng.one_in(6) { Some(2 + rng.below(3) as u64) } else { None },
+            room: if rng.one_in(4) { Some(2 + rng.below(3) as u64) } else { None },
         }
     }
 

@@ -5,6 +5,7 @@
 //! a roll; over zeros, or over the stale frames of a life before that lie exactly where the new ones go; frames in
 //! flight, or written and not yet synced.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::class::Class;
@@ -67,7 +68,15 @@ impl Scene {
             .durability(durability)
             .lock_wait(Duration::ZERO);
         let (sim, judge_rng) = (SimDisk::manual(rng.next_u64()), Rng::new(rng.next_u64()));
-        let judge = Judge { config, rng: judge_rng, summary, real: None, images: 1, effort: Effort::Usual };
+        let judge = Judge {
+            config,
+            rng: judge_rng,
+            summary,
+            real: None,
+            images: 1,
+            effort: Effort::Usual,
+            old_indexes: BTreeMap::new(),
+        };
         let mut stage = Stage { scene: self, rng, judge, sim, tale: Tale::new(), told: String::new() };
         stage.play().map_err(|finding| {
             let trace = format!("{self:?}\n{}", stage.told);

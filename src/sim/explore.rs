@@ -157,6 +157,8 @@ pub struct Summary {
     pub read_only_looks: u64,
     /// States that were opened without their index files too.
     pub without_indexes: u64,
+    /// States that were opened with index files of an earlier time too.
+    pub stale_indexes: u64,
     /// Recoveries in which an operation was to fail.
     pub failing_recoveries: u64,
     /// Those of them that it made fail.

@@ -8,7 +8,7 @@
 //! a short one that fails in the same way (see [`super::shrink`]). How closely a step is judged changes nothing of what
 //! the log goes through.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::class::Class;
@@ -120,7 +120,15 @@ impl<'a> History<'a> {
         let config = temper.config(&mut rng);
         let drawer = Drawer::new(temper, &config, &mut rng);
         let (sim, images) = (SimDisk::manual(rng.next_u64()), 1 + rng.below(5));
-        let judge = Judge { config, rng: rng.clone(), summary, real, images, effort: Effort::Usual };
+        let judge = Judge {
+            config,
+            rng: rng.clone(),
+            summary,
+            real,
+            images,
+            effort: Effort::Usual,
+            old_indexes: BTreeMap::new(),
+        };
         History {
             seed,
             plan,
@@ -273,6 +281,9 @@ impl<'a> History<'a> {
         if log.durable_next() != expected {
             let why = format!("it shows {:?} as the end of what is durable, not {expected:?}", log.durable_next());
             return Err(failed("looking", &why));
+        }
+        if let Some((name, content)) = log.index_of_active().filter(|_| self.judge.rng.one_in(12)) {
+            self.judge.keep_index(name, content);
         }
         let (points, before) = &self.inside;
         let is_still = points.is_empty() && (before.written, before.durable) == (self.tale.written, self.tale.durable);
@@ -479,7 +490,7 @@ impl<'a> History<'a> {
                 self.temper.room = None;
                 self.submit(log)
             }
-            1 => self.relieve(log),
+            1 | 2 => self.relieve(log),
             _ => Ok(()),
         }
     }

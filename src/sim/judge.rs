@@ -4,6 +4,8 @@
 //!
 //! Does not know how the disk got into its state, nor which batches come next.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use super::class::Class;
@@ -25,6 +27,9 @@ const REAL_EVERY: u64 = 1000;
 /// At one crash point in so many, all combinations of fates are tried if they are at most so many.
 const ALL_EVERY: usize = 16;
 const ALL_OF: usize = 64;
+
+/// So many old versions of an index file are kept.
+const OLD_INDEXES_MAX: usize = 8;
 
 /// The kinds of promises that may be found broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ pub(super) struct Judge<'a> {
     /// Images tried at each crash point.
     pub(super) images: usize,
     pub(super) effort: Effort,
+    /// Index files as they were or could have been at some time of the history, by name.
+    pub(super) old_indexes: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 impl Judge<'_> {
@@ -247,26 +254,54 @@ impl Judge<'_> {
             look_without_writing(&point.image(fates), found).map_err(finding(Promise::ReadOnly))?;
         }
         if self.rng.one_in(10) {
-            self.look_without_indexes(&point.image(fates), found).map_err(finding(Promise::Derived))?;
+            self.look_with_other_indexes(&point.image(fates), found).map_err(finding(Promise::Derived))?;
         }
         self.try_real(point, fates, found).map_err(finding(Promise::Threads))
     }
 
-    /// Without its index files the log is the same, and so it is if every frame is read.
-    fn look_without_indexes(&mut self, image: &SimDisk, found: &Contents) -> Result<(), String> {
-        let names: Vec<Arc<str>> = image.file_names().into_iter().filter(|name| name.ends_with(".idx")).collect();
-        if names.is_empty() {
+    /// Keeps an index file, to put it back later when it is stale.
+    pub(super) fn keep_index(&mut self, name: String, content: Vec<u8>) {
+        let known = self.old_indexes.entry(name).or_default();
+        if !known.contains(&content) && known.len() < OLD_INDEXES_MAX {
+            known.push(content);
+        }
+    }
+
+    /// Without its index files the log is the same, with stale ones it is, and so it is if every frame is read.
+    fn look_with_other_indexes(&mut self, image: &SimDisk, found: &Contents) -> Result<(), String> {
+        let are_stale = self.rng.one_in(2);
+        let altered = if are_stale { self.put_back_indexes(image) } else { remove_indexes(image) };
+        let altered = altered.map_err(|error| format!("the simulated disk cannot alter a file: {error}"))?;
+        if !altered {
             return Ok(());
         }
-        let removed = names.iter().try_for_each(|name| image.remove_file(name));
-        removed.map_err(|error| format!("the simulated disk cannot remove a file: {error}"))?;
         self.summary.states += 1;
-        self.summary.without_indexes += 1;
+        *if are_stale { &mut self.summary.stale_indexes } else { &mut self.summary.without_indexes } += 1;
         let verify = if self.rng.one_in(3) { Verify::Full } else { Verify::Tail };
         let (config, seed) = (self.config.clone().verify(verify), self.rng.next_u64());
+        let how = if are_stale { "with index files of an earlier time" } else { "without its index files" };
         let opened = self.open(image, &config, seed);
-        let (_, other) = opened.map_err(|error| format!("without its index files the log is refused: {error}"))?;
-        if other == *found { Ok(()) } else { Err(format!("without index files: {}", second_differs(found, &other))) }
+        let (_, other) = opened.map_err(|error| format!("{how} the log is refused: {error}"))?;
+        if other == *found { Ok(()) } else { Err(format!("{how}, {}", second_differs(found, &other))) }
+    }
+
+    /// Puts index files of an earlier time beside the segments of the same number, other ones than are there; whether
+    /// there was one.
+    fn put_back_indexes(&mut self, image: &SimDisk) -> io::Result<bool> {
+        let mut altered = false;
+        for (name, contents) in &self.old_indexes {
+            if image.contents(&name.replace(".idx", ".seg")).is_err() {
+                continue;
+            }
+            let present = image.contents(name).ok();
+            let is_other = |content: &&Vec<u8>| present.as_ref().is_none_or(|present| **present != **content);
+            let others: Vec<_> = contents.iter().filter(is_other).collect();
+            if !others.is_empty() {
+                image.write_file(name, others[self.rng.below(others.len())])?;
+                altered = true;
+            }
+        }
+        Ok(altered)
     }
 
     /// Lets an operation of a recovery fail: that is an error or makes no difference, is no evidence about the log, and
@@ -454,6 +489,12 @@ fn told_place(within: &str, point: &CrashPoint, fates: &[Class]) -> String {
     format!("power failure{within}:\n{}{}", point.describe(fates), portray(&point.image(fates)))
 }
 
+/// Removes all index files; whether there was one.
+fn remove_indexes(image: &SimDisk) -> io::Result<bool> {
+    let names: Vec<Arc<str>> = image.file_names().into_iter().filter(|name| name.ends_with(".idx")).collect();
+    names.iter().try_for_each(|name| image.remove_file(name)).map(|()| !names.is_empty())
+}
+
 /// A fault for one of the next `most` operations of some kind, and the story of it.
 pub(super) fn draw_fault(rng: &mut Rng, most: usize) -> (FaultRule, String) {
     const KINDS: [OpKind; 10] = [
@@ -507,5 +548,8 @@ fn second_differs(first: &Contents, second: &Contents) -> String {
         let indexes = contents.entries.first().map(|first| first.index..contents.next.unwrap_or(0));
         format!("entries {indexes:?}, compacted {:?}, next {:?}", contents.compacted, contents.next)
     };
-    format!("a second recovery decides otherwise: first {}; then {}", sketch(first), sketch(second))
+    let mut pairs = first.entries.iter().zip(&second.entries);
+    let differing = pairs.find(|(one, other)| one != other).map(|(one, _)| format!(", from entry {} on", one.index));
+    let (one, other) = (sketch(first), sketch(second));
+    format!("a second recovery decides otherwise{}: first {one}; then {other}", differing.unwrap_or_default())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::*;
-use crate::engine::plant::{self, Plant};
+use crate::plant::{self, Plant};
 use crate::sim::{LocalLog, Mode};
 use crate::{Error, Log};
 
@@ -127,32 +127,117 @@ fn finds(plant: Plant) {
     assert!(explore(seed, 1).is_ok(), "without the mistake the same history holds");
 }
 
-#[test]
-fn it_can_fail_ack_before_completion() {
-    finds(Plant::AckBeforeCompletion);
+/// A test for each mistake, and none without a test.
+macro_rules! finds {
+    ($($test:ident: $plant:ident,)*) => {
+        $(#[test]
+        fn $test() {
+            finds(Plant::$plant);
+        })*
+
+        /// Does not compile where a mistake has no test.
+        #[allow(dead_code, reason = "only its completeness counts")]
+        fn has_test(plant: Plant) {
+            match plant {
+                $(Plant::$plant => {})*
+            }
+        }
+    };
+}
+
+finds! {
+    // Format.
+    it_can_fail_salt_left_out: SaltLeftOut,
+    it_can_fail_payloads_not_verified: PayloadsNotVerified,
+    it_can_fail_base_without_hard_state: BaseWithoutHardState,
+    it_can_fail_stale_index_taken: StaleIndexTaken,
+    it_can_fail_no_watermark: NoWatermark,
+    it_can_fail_watermark_ahead: WatermarkAhead,
+    // Recovery.
+    it_can_fail_neither_chain_nor_epoch: NeitherChainNorEpoch,
+    it_can_fail_follow_without_look: FollowWithoutLook,
+    it_can_fail_segments_not_locked: SegmentsNotLocked,
+    it_can_fail_start_not_proved: StartNotProved,
+    it_can_fail_one_block_behind: OneBlockBehind,
+    it_can_fail_one_segment_behind: OneSegmentBehind,
+    it_can_fail_slot_ignored: SlotIgnored,
+    it_can_fail_names_not_synced: NamesNotSynced,
+    it_can_fail_kept_not_written_again: KeptNotWrittenAgain,
+    it_can_fail_open_frame_not_synced: OpenFrameNotSynced,
+    it_can_fail_spares_not_cleared: SparesNotCleared,
+    // Space.
+    it_can_fail_reserve_not_kept: ReserveNotKept,
+    it_can_fail_joins_past_the_end: JoinsPastTheEnd,
+    it_can_fail_drop_before_next_base: DropBeforeNextBase,
+    it_can_fail_compaction_in_flight_counts: CompactionInFlightCounts,
+    // Ranges.
+    it_can_fail_truncates_newest_only: TruncatesNewestOnly,
+    it_can_fail_drops_by_live: DropsByLive,
+    it_can_fail_floor_ignored: FloorIgnored,
+    // Acknowledgements.
+    it_can_fail_ack_before_completion: AckBeforeCompletion,
+    it_can_fail_ack_out_of_order: AckOutOfOrder,
+    it_can_fail_sync_covers_later: SyncCoversLater,
+    it_can_fail_syncs_newest_only: SyncsNewestOnly,
+    it_can_fail_acks_after_poison: AcksAfterPoison,
+    it_can_fail_truncation_lowers_nothing: TruncationLowersNothing,
 }
 
 #[test]
-fn it_can_fail_ack_out_of_order() {
-    finds(Plant::AckOutOfOrder);
+fn every_subset_of_the_units_of_one_frame_is_a_legal_image() {
+    for (units, is_stale, is_unsynced) in [(11, false, false), (9, true, false), (8, false, true), (8, true, true)] {
+        let scene = Scene { frames: vec![units], rolls: false, is_stale, is_unsynced };
+        // Where frames of an earlier life lie below, their successor's open frame took one unit's place.
+        let at_stake = units - usize::from(is_stale);
+        exhausts(&scene, 1 << at_stake);
+    }
 }
 
 #[test]
-fn it_can_fail_neither_chain_nor_epoch() {
-    finds(Plant::NeitherChainNorEpoch);
+fn every_combination_of_the_classes_over_three_frames_is_a_legal_image() {
+    // Nothing, everything, the first unit alone, and each unit missing.
+    let classes = |units: u64| units + 3;
+    for is_unsynced in [false, true] {
+        let scene = Scene { frames: vec![4, 3, 5], rolls: false, is_stale: false, is_unsynced };
+        exhausts(&scene, classes(4) * classes(3) * classes(5));
+    }
 }
 
 #[test]
-fn it_can_fail_no_watermark() {
-    finds(Plant::NoWatermark);
+fn every_combination_of_the_classes_over_three_frames_and_a_roll_is_a_legal_image() {
+    let scene = Scene { frames: vec![4, 3, 5], rolls: true, is_stale: false, is_unsynced: false };
+    exhausts(&scene, 7 * 6 * 8);
 }
 
 #[test]
-fn it_can_fail_drop_before_next_base() {
-    finds(Plant::DropBeforeNextBase);
+fn every_combination_of_the_classes_over_stale_frames_of_a_life_before_is_a_legal_image() {
+    for rolls in [false, true] {
+        let scene = Scene { frames: vec![5, 3, 4], rolls, is_stale: true, is_unsynced: false };
+        exhausts(&scene, 7 * 6 * 7);
+    }
+}
+
+/// Tries a scene to its end, which has at least so many images.
+fn exhausts(scene: &Scene, images: u64) {
+    let mut summary = Summary::default();
+    let tried = scene.run(7, &mut summary);
+    let tried =
+        tried.unwrap_or_else(|broken| panic!("{}{}\n{}", broken.trace, broken.finding.place, broken.finding.promise));
+    assert_eq!((tried, summary.exhausted_images), (images, images), "{scene:?}");
+    assert!(summary.states >= images);
 }
 
 #[test]
-fn it_can_fail_follow_without_look() {
-    finds(Plant::FollowWithoutLook);
+fn a_failing_history_is_made_short_and_a_replay_gives_the_same_short_one() {
+    for (plant, steps_left_max) in [(Plant::KeptNotWrittenAgain, 8), (Plant::SparesNotCleared, 40)] {
+        plant::with(plant, || {
+            let (seed, broken) = search(1, |_| false, None).expect_err("it never ends otherwise");
+            let short = explore(seed, 1).expect_err("the seed breaks the promise again");
+            println!("{short}");
+            assert_eq!(short.steps, broken.visited.len());
+            assert!(short.steps_left <= steps_left_max && short.steps_left < short.steps, "{short}");
+            assert!(short.trace.lines().count() > short.steps_left, "{short}");
+            assert_eq!(explore(seed, 1).expect_err("and again").to_string(), short.to_string());
+        });
+    }
 }
