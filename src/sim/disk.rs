@@ -19,6 +19,7 @@ use super::crash::CrashPoint;
 use super::driver::SimDriver;
 use super::fault::{Counters, EINVAL, FaultRates, FaultRule, OpKind, Struck};
 use super::medium::{DirOp, Failure, Flight, FlightKind, InodeId, Medium};
+use super::rng::Rng;
 use super::state::{Open, Shared, State, to_io, writes_durably};
 use crate::disk::{Access, Disk, DiskFile, Driver, IoMode};
 
@@ -60,6 +61,14 @@ impl Default for SimOptions {
             partial_reads: false,
             capacity_bytes: None,
         }
+    }
+}
+
+impl SimOptions {
+    /// The options of a disk that a crash makes of this one: chance goes on differently, or the next life would draw the
+    /// very numbers of this one, salts and identities among them.
+    pub(super) fn after_crash(self) -> SimOptions {
+        SimOptions { seed: Rng::new(self.seed).next_u64(), ..self }
     }
 }
 
@@ -120,6 +129,11 @@ impl SimDisk {
         let state = State::new(medium, options);
         let wake = state.wake.clone();
         SimDisk { shared: Arc::new(Shared { state: Mutex::new(state), wake }) }
+    }
+
+    /// The seed that it was made with.
+    pub fn seed(&self) -> u64 {
+        self.shared.lock().options.seed
     }
 
     /// Changes who completes operations, from the next poll on.
@@ -242,6 +256,16 @@ impl SimDisk {
     /// Whether the power has failed.
     pub fn is_dead(&self) -> bool {
         self.shared.lock().is_dead
+    }
+
+    /// How many instants have passed: moments at which [`SimDisk::power_off_after`] can let the power fail.
+    pub fn instants(&self) -> u64 {
+        self.shared.lock().instants
+    }
+
+    /// The operation in whose middle the power failed: its kind, and which of its kind it was on this disk, from 1.
+    pub fn died_in(&self) -> Option<(OpKind, u64)> {
+        self.shared.lock().died_in
     }
 
     /// Starts to record a crash point in the middle of every operation that changes something.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::tests::{BLOCK, DURABLE, LOOSE, block, disk_with_a, driver_on_a, poll, read, units, write_op};
 use super::*;
 use crate::disk::{Access, AlignedBuf, Disk, Operation, PollWait};
+use crate::{Batch, Config, Error};
 
 /// A write of four blocks at the start of file `a`.
 fn long_write(token: u64, byte: u8) -> Operation {
@@ -402,4 +403,75 @@ fn every_fault_comes_by_chance_at_its_rate_and_ends_with_it() {
     let fails: Vec<bool> = (0..40).map(|_| disk.list().is_err()).collect();
     assert!(!fails[0] || fails[39], "{fails:?}");
     assert!(fails.is_sorted(), "for good: {fails:?}");
+}
+
+/// Settings of a small log.
+fn small_log() -> Config {
+    Config::default().segment_bytes(16 << 10).block_bytes(Some(512))
+}
+
+fn text(index: u64) -> Vec<u8> {
+    format!("entry {index} ").repeat(1 + index as usize % 50).into_bytes()
+}
+
+#[test]
+fn a_log_without_threads_survives_short_and_slow_writes_at_every_crash_point() {
+    for seed in 0..4 {
+        let rates = FaultRates { short_writes: 2, slow: 2, ..FaultRates::default() };
+        let report = CrashTest::new(seed).images(8).faults(rates).run(
+            |life| {
+                let mut log = life.disk().open_log(small_log().frames_in_flight(3).frame_bytes_max(1024))?;
+                let mut receipts = Vec::new();
+                for index in 1..=20 {
+                    receipts.push(log.submit(Batch::new().push(text(index)))?);
+                    log.advance()?;
+                    receipts.retain(|receipt| {
+                        let is_acked = log.is_acked(receipt);
+                        if is_acked {
+                            life.promise(receipt.indexes().start);
+                        }
+                        !is_acked
+                    });
+                }
+                log.sync().map(drop)
+            },
+            |disk, promised| {
+                let log = disk.open_log(small_log())?;
+                for &index in promised {
+                    assert_eq!(log.get(index)?.command, text(index)[..]);
+                }
+                Ok::<_, Error>(log.state())
+            },
+        );
+        let report = report.unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(report.faults > 300 && report.promises > 100, "{report:?}");
+    }
+}
+
+#[test]
+fn a_log_without_threads_never_shows_other_data_on_a_disk_that_lies() {
+    let (mut noticed, mut struck) = (0, 0);
+    for seed in 0..200 {
+        let disk = SimDisk::new(seed);
+        let mut log = disk.open_log(small_log()).unwrap();
+        disk.fail_by_chance(FaultRates::lying(20), seed);
+        // A lie that is noticed while the log is written, in a read for a new segment, ends this.
+        let acked = (1..=40).take_while(|&index| log.append(text(index)).is_ok()).count() as u64;
+        let _ = log.close();
+        struck += disk.struck().len();
+        let found = match disk.open_log(small_log()) {
+            Ok(log) => (1..=acked).map(|index| log.get(index)).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        for (index, found) in (1..).zip(found) {
+            match found {
+                Ok(entry) => assert_eq!(entry.command, text(index)[..], "seed {seed}"),
+                Err(Error::Corrupt { .. } | Error::Foreign { .. } | Error::Unsupported { .. }) => noticed += 1,
+                // What nothing witnesses is cut: the lock file's mark was hit, too.
+                Err(Error::NotWritten { .. }) => {}
+                Err(other) => panic!("seed {seed}: {other}"),
+            }
+        }
+    }
+    assert!(noticed > 50 && struck > 500, "{noticed} of {struck} were noticed");
 }

@@ -73,11 +73,15 @@ mod damage;
 mod disk;
 mod driver;
 mod explore;
+mod face;
 mod fault;
 #[cfg(test)]
 mod fault_tests;
 mod history;
 mod judge;
+mod kit;
+#[cfg(test)]
+mod kit_tests;
 mod local;
 mod medium;
 mod model;
@@ -92,6 +96,8 @@ pub use class::{Class, UNIT_BYTES};
 pub use crash::{CrashPoint, Fates, Landing, Loose, LooseEnd};
 pub use disk::{InFlight, Mode, OpId, SimDisk, SimOptions};
 pub use explore::{RealCheck, Summary, Violation, explore, explore_with};
+pub use face::Receipt;
 pub use fault::{Counters, Fault, FaultRates, FaultRule, OpKind, Struck};
+pub use kit::{CrashFailure, CrashReport, CrashTest, Life, crash_everywhere};
 pub use local::{Contents, LocalLog};
 pub use rng::Rng;

@@ -62,6 +62,12 @@ pub(super) struct State {
     last_id: u64,
     /// Instants that still pass before the power fails.
     pub(super) instants_left: Option<u64>,
+    /// Instants passed so far.
+    pub(super) instants: u64,
+    /// The kind of the newest operation.
+    newest: OpKind,
+    /// The operation in which the power failed.
+    pub(super) died_in: Option<(OpKind, u64)>,
     pub(super) recording: Option<Vec<CrashPoint>>,
     /// Some operation was made slow: those in flight are counted down.
     has_slow: bool,
@@ -83,6 +89,9 @@ impl State {
             counters: Counters::default(),
             last_id,
             instants_left: None,
+            instants: 0,
+            newest: OpKind::Open,
+            died_in: None,
             recording: None,
             has_slow: false,
             is_in_place: true,
@@ -122,6 +131,7 @@ impl State {
             return Err(Failure::of(EIO));
         }
         self.counters.count(op);
+        self.newest = op;
         if self.faults.are_idle() {
             return Ok(None);
         }
@@ -140,6 +150,7 @@ impl State {
     /// The moment in an operation at which the power may fail: what it has begun is on the medium as something that
     /// a crash may keep or lose, what it promises is not yet true.
     pub(super) fn instant(&mut self) -> io::Result<()> {
+        self.instants += 1;
         if self.recording.is_some() {
             let point = self.crash_point();
             self.recording.get_or_insert_default().push(point);
@@ -147,6 +158,7 @@ impl State {
         match &mut self.instants_left {
             Some(0) => {
                 self.is_dead = true;
+                self.died_in = Some((self.newest, self.counters.of(self.newest)));
                 self.wake.notify_all();
                 Err(io::Error::from_raw_os_error(EIO))
             }
