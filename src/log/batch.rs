@@ -87,3 +87,11 @@ impl Batch {
         self
     }
 }
+
+/// The simulator and the tests within the crate make and compare requests themselves.
+#[cfg(any(test, feature = "sim"))]
+impl<R: AsRef<[Request]> + ?Sized> From<&R> for Batch {
+    fn from(requests: &R) -> Batch {
+        Batch { requests: requests.as_ref().to_vec() }
+    }
+}

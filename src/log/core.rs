@@ -21,6 +21,7 @@ use super::ack::{Ticket, Waiters};
 use super::shelf::Shelf;
 use super::subscribe::Subscriber;
 use super::tail::{self, TailCache};
+use super::view::View;
 use crate::config::Config;
 use crate::disk::{Alarm, Disk, DiskFile};
 use crate::engine::operations::Operations;
@@ -297,14 +298,14 @@ impl Core {
         self.waiting.pop_front_if(|first| first.number <= acknowledged)
     }
 
+    /// What readers may see.
+    pub(crate) fn view(&self) -> View<'_> {
+        View { sequencer: &self.sequencer, poison: self.poison.as_ref() }
+    }
+
     /// The live indexes that readers may see: everything accepted, or after poisoning what is durable of it.
     pub(crate) fn visible(&self) -> Range<u64> {
-        let accepted = self.sequencer.next_index();
-        let first = self.sequencer.outline().first_readable(accepted);
-        match self.poison {
-            Some(_) => first..self.sequencer.durable_next().unwrap_or(first).clamp(first, accepted),
-            None => first..accepted,
-        }
+        self.view().visible()
     }
 
     /// One past the last index that readers may see.
@@ -312,29 +313,9 @@ impl Core {
         self.visible().end
     }
 
-    /// Index and term of the last entry that readers may see.
-    pub(crate) fn visible_last(&self) -> Option<(u64, u64)> {
-        let visible = self.visible();
-        let durable = self.sequencer.durable_end().filter(|_| self.poison.is_some());
-        let last_term = durable.map_or(self.sequencer.outline().state.last_term, |end| end.last_term);
-        (!visible.is_empty()).then(|| (visible.end - 1, last_term))
-    }
-
     /// Checks that an index can be read.
     pub(crate) fn check_readable(&self, index: u64) -> Result<()> {
-        let visible = self.visible();
-        if self.is_closed {
-            Err(Error::Closed)
-        } else if index >= visible.end || self.sequencer.outline().state.next.is_none() {
-            match &self.poison {
-                Some(cause) if index < self.sequencer.next_index() => Err(Error::Poisoned(cause.clone())),
-                _ => Err(Error::NotWritten { next: visible.end }),
-            }
-        } else if index < visible.start {
-            Err(Error::Compacted { first: visible.start })
-        } else {
-            Ok(())
-        }
+        if self.is_closed { Err(Error::Closed) } else { self.view().check_readable(index) }
     }
 
     /// What the appends are doing, for the filling of a spare beside them.

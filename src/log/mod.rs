@@ -13,12 +13,13 @@ mod pending;
 mod reader;
 mod shelf;
 mod subscribe;
-mod tail;
+pub(crate) mod tail;
+pub(crate) mod view;
 mod writer;
 
 use std::fmt;
 use std::future::Future;
-use std::ops::{Bound, Range, RangeBounds};
+use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker, ready};
@@ -351,15 +352,7 @@ impl Log {
 
     /// One consistent look.
     pub fn state(&self) -> LogState {
-        let core = self.shared().core();
-        let visible = core.visible();
-        let durable_end = core.sequencer.durable_next().map(|next| next.min(visible.end));
-        LogState {
-            first: visible.start,
-            last: core.visible_last(),
-            compacted: core.sequencer.outline().state.compacted,
-            durable: durable_end.filter(|&end| end > visible.start).map(|end| end - 1),
-        }
+        self.shared().core().view().state()
     }
 
     /// Reads one entry, as accepted; after poisoning, as durable.
@@ -405,18 +398,8 @@ impl Log {
     /// The entries of a range, from either end, in bounded memory. An unbounded side ends where the log does when the
     /// iterator is made.
     pub fn iter(&self, range: impl RangeBounds<u64>) -> Entries {
-        let visible = self.shared().core().visible();
-        let start = match range.start_bound() {
-            Bound::Included(&start) => start,
-            Bound::Excluded(&start) => start.saturating_add(1),
-            Bound::Unbounded => visible.start,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(&end) => end.saturating_add(1),
-            Bound::Excluded(&end) => end,
-            Bound::Unbounded => visible.end,
-        };
-        Entries::new(self.shared().clone(), start..end.min(visible.end).max(start))
+        let indexes = self.shared().core().view().indexes_of(range);
+        Entries::new(self.shared().clone(), indexes)
     }
 
     /// The term of an entry, or of the compaction point.

@@ -170,7 +170,7 @@ impl CrashPoint {
 
     fn disk_of(&self, files: Vec<Sketch>, names: Arc<Names>) -> SimDisk {
         let inodes = files.into_iter().map(|file| Inode::at_rest(file.finish())).collect();
-        SimDisk::on(Medium::at_rest(inodes, names), self.options)
+        SimDisk::on(Medium::at_rest(inodes, names), self.options.after_crash())
     }
 
     /// The image in which each loose end has the fate that `choose` gives it.
@@ -247,14 +247,14 @@ impl CrashPoint {
         let mut medium = self.medium.clone();
         for flight in std::mem::take(&mut medium.flights) {
             match choose(&view(&self.medium, &flight)) {
-                Landing::Queued => medium.flights.push(Flight { driver: None, ..flight }),
+                Landing::Queued => medium.flights.push(flight.orphaned()),
                 Landing::Units(class) => land(&mut medium, &flight, &class),
             }
         }
         for inode in &mut medium.inodes {
             inode.lock = inode.lock.filter(|&holder| medium.flights.iter().any(|flight| flight.open == holder));
         }
-        SimDisk::on(medium, self.options)
+        SimDisk::on(medium, self.options.after_crash())
     }
 }
 

@@ -24,6 +24,7 @@ use super::disk::SimDisk;
 use super::rng::Rng;
 use crate::config::{Config, Durability};
 use crate::disk::{AlignedBuf, Completion, Disk, Driver, Operation, PollWait};
+use crate::engine::operations::Operations;
 use crate::engine::pipeline::{Bounds, Offer, Pipeline, Progress, Step as PipelineStep};
 use crate::engine::sequencer::{Accepted, Frame, Limits, Refusal, Request, Sequencer};
 use crate::entry::LogEntry;
@@ -58,17 +59,17 @@ pub struct Contents {
 pub struct LocalLog {
     // Dropped first: it closes the descriptors that hold the segments' locks.
     driver: Box<dyn Driver>,
-    sim: SimDisk,
+    pub(super) sim: SimDisk,
     disk: Arc<dyn Disk>,
-    config: Config,
+    pub(super) config: Config,
     lock: LockFile,
     random: RefCell<Rng>,
-    sequencer: Sequencer,
+    pub(super) sequencer: Sequencer,
     pipeline: Pipeline,
     /// Segments that are or will be written, by sequence number: with spares, without sealed ones.
     files: BTreeMap<u64, OpenSegment>,
     /// Segments that hold frames, by sequence number.
-    handles: BTreeMap<u64, SegmentHandle>,
+    pub(super) handles: BTreeMap<u64, SegmentHandle>,
     /// Segments that were left for the next one, oldest first, until they have their index file.
     unsealed: VecDeque<IndexIdentity>,
     /// The segment of the newest frame submitted.
@@ -77,12 +78,16 @@ pub struct LocalLog {
     dropped: VecDeque<u64>,
     /// Frames that are not durable, each with the watermark in its head.
     watermarks: VecDeque<(u64, u64)>,
+    /// Frames that were submitted and are not written, oldest first: what is in them can be read nowhere else.
+    pub(super) in_flight: VecDeque<(u64, Arc<Operations>)>,
+    /// Somebody waits for a sync, whatever the durability.
+    pub(super) syncs: bool,
     witnessed: u64,
     buffers: Vec<AlignedBuf>,
     /// The time as the pipeline is told it, in nanoseconds: it moves only where a step says so.
     clock_ns: u64,
     report: RecoveryReport,
-    poison: Option<Arc<Error>>,
+    pub(super) poison: Option<Arc<Error>>,
 }
 
 impl fmt::Debug for LocalLog {
@@ -155,6 +160,8 @@ impl LocalLog {
             filling,
             dropped: VecDeque::new(),
             watermarks: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            syncs: false,
             witnessed: 0,
             buffers: Vec::new(),
             clock_ns: 0,
@@ -209,9 +216,9 @@ impl LocalLog {
 /// The way of a batch.
 impl LocalLog {
     /// Accepts a batch into the pending frame, making a spare segment where there is no room without one.
-    pub(crate) fn submit(&mut self, batch: &[Request]) -> Result<Accepted> {
+    pub(super) fn accept(&mut self, mut batch: Vec<Request>) -> Result<Accepted> {
         self.check_alive()?;
-        let (mut batch, mut hints) = (batch.to_vec(), Vec::new());
+        let mut hints = Vec::new();
         loop {
             match self.sequencer.accept(&mut batch, 0, &hints) {
                 Ok(accepted) => return Ok(accepted),
@@ -261,6 +268,7 @@ impl LocalLog {
         let mut buffer = self.buffer(bytes);
         self.watermarks.push_back((frame.number, self.pipeline.progress().durable));
         self.pipeline.encode(&frame, &mut buffer[..bytes], self.clock_ns);
+        self.in_flight.push_back((frame.number, frame.operations.clone()));
         let (token, file, offset) = (frame.number, frame.plot.sequence, frame.offset);
         self.driver.submit(Operation::Write { token, file, offset, buffer, bytes });
         self.settle(self.pipeline.progress());
@@ -335,19 +343,31 @@ impl LocalLog {
         Ok(true)
     }
 
+    /// Whether a writer thread would sync now: somebody waits for it, frames wait behind an open frame, or a segment was
+    /// left for the next one.
+    pub(super) fn sync_is_due(&self) -> bool {
+        self.syncs || self.pipeline.barrier_waits() || !self.unsealed.is_empty()
+    }
+
     /// Takes in what has completed since the last call and moves the watermarks.
     ///
     /// # Errors
     ///
     /// [`Error::Poisoned`] where a write or sync failed, now or before.
     pub fn collect(&mut self) -> Result<()> {
+        self.poll(PollWait::No).map(drop)
+    }
+
+    /// As `collect`, for a caller that may wait; returns how many operations completed.
+    pub(super) fn poll(&mut self, wait: PollWait) -> Result<usize> {
         let mut done = Vec::new();
-        self.driver.poll(PollWait::No, &mut done);
+        self.driver.poll(wait, &mut done);
+        let count = done.len();
         for completion in done {
             self.complete(completion);
         }
         self.settle(self.pipeline.progress());
-        self.check_alive()
+        self.check_alive().map(|()| count)
     }
 
     fn complete(&mut self, Completion { token, result, buffer }: Completion) {
@@ -369,6 +389,7 @@ impl LocalLog {
 
     fn settle(&mut self, progress: Progress) {
         self.sequencer.on_acknowledged(progress.written);
+        while self.in_flight.pop_front_if(|(number, _)| *number <= progress.written).is_some() {}
         self.sequencer.on_durable(progress.durable);
         while let Some((_, watermark)) = self.watermarks.pop_front_if(|(number, _)| *number <= progress.durable) {
             self.witnessed = self.witnessed.max(watermark);
