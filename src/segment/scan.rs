@@ -6,13 +6,14 @@
 //!
 //! An I/O error is returned as such: it is never evidence about the log.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
-use crate::engine::recovery::{self, Fit, Replay};
+use crate::engine::recovery::{self, Link, Next, Replay, Standing};
 use crate::error::{Error, Result};
 use crate::format::frame::{self, FrameDefect, Head, HeadRead, WholeFrame};
 use crate::format::index::{IndexIdentity, SegmentIndex};
@@ -32,6 +33,18 @@ pub(crate) enum Found {
     Newer(String),
     /// A whole frame.
     Whole(Box<WholeFrame>),
+}
+
+impl Found {
+    /// What the table of recovery is told of it.
+    pub(crate) fn standing(&self, before: Option<&Head>, offset: u64) -> Standing {
+        match self {
+            Found::Nothing => Standing::Nothing,
+            Found::NotWhole => Standing::NotWhole,
+            Found::Newer(_) => Standing::Newer,
+            Found::Whole(frame) => Standing::Whole(Link::of(before, &frame.head, offset)),
+        }
+    }
 }
 
 /// A segment that is opened for each read: for those that are seldom read, of which there may be more than a process
@@ -201,13 +214,15 @@ pub(crate) fn rebuild_index(
         Error::Corrupt { file: path.into(), offset, indexes: first..u64::MAX, reason }
     };
     while replay.last.is_none_or(|last| last.number < identity.last_frame) {
-        match segment.frame_at(offset).map_err(Error::io("read", path))? {
-            Found::Whole(frame) if recovery::fits(replay.last.as_ref(), &frame.head, offset) == Fit::Next => {
-                let followed = replay.follow(&frame, sequence, offset, segment_bytes);
+        let found = segment.frame_at(offset).map_err(Error::io("read", path))?;
+        match (recovery::next(found.standing(replay.last.as_ref(), offset)), found) {
+            (Next::Follows, Found::Whole(frame)) => {
+                // Terms of entries in older segments are for the walk to check: here these segments are not known.
+                let followed = replay.follow(&frame, (sequence, offset), segment_bytes, &BTreeMap::new());
                 followed.map_err(|why| corrupt(&replay, offset, why))?;
                 offset += u64::from(frame.head.frame_bytes);
             }
-            Found::Newer(what) => return Err(Error::Unsupported { file: path.into(), offset, what }),
+            (Next::Newer, Found::Newer(what)) => return Err(Error::Unsupported { file: path.into(), offset, what }),
             _ => {
                 let reason = "a frame is damaged, and later segments prove it durable";
                 return Err(corrupt(&replay, offset, reason.into()));
