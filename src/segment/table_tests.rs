@@ -26,7 +26,7 @@ use crate::format::lock::{SLOT_OFFSETS, Slot};
 use crate::format::names;
 use crate::format::segment::SegmentHeader;
 use crate::format::state::State;
-use crate::sim::{Class, Contents, LocalLog, LooseEnd, SimDisk, SimOptions};
+use crate::sim::{Class, Contents, LocalLog, LooseEnd, OpKind, SimDisk, SimOptions};
 
 const BLOCK: u64 = 512;
 const BLOCKS: u64 = 24;
@@ -75,6 +75,8 @@ rows! {
     the_last_frame_of_a_killed_log_zeroed: Next::Nothing, Stop::Ends, Ending::Cut, OpenFrame::Here;
     the_last_frame_of_a_killed_log_torn: Next::NotWhole, Ending::Cut;
     the_last_frame_of_a_killed_log_whole_but_unproved: Kept::Rewritten, Ending::Cut;
+    a_last_frame_with_garbage_for_its_lengths: Next::NotWhole, Ending::Cut;
+    a_torn_frame_with_a_payload_of_whole_frames: Next::Nothing, Next::NotWhole, Ending::Cut;
     a_frame_in_the_middle_torn: Next::NotWhole, Behind::Witness;
     a_frame_in_the_middle_zeroed: Next::Nothing, Behind::Witness;
     the_last_frame_before_a_roll_torn: Next::NotWhole, Behind::Witness;
@@ -533,6 +535,46 @@ fn the_last_frame_of_a_killed_log_torn() {
     }
 }
 
+fn a_last_frame_with_garbage_for_its_lengths() {
+    // Of the frame, its operations, its entries, its base, its operations' bytes.
+    for field in [8, 12, 16, 20, 24] {
+        for garbage in [3, 7, 511, 513, 1024, 12_288, 1 << 20, 1 << 31, u32::MAX - 7, u32::MAX] {
+            let disk = killed(50);
+            let (segment, offset) = place(frame_of(50));
+            let salt = header_of(&disk, segment).salt;
+            let edit = |bytes: &mut [u8]| {
+                bytes[field..field + 4].copy_from_slice(&u32::to_le_bytes(garbage));
+                let checksum = Salted::new(salt).over(&bytes[..HEAD_BYTES - 4]).value();
+                bytes[HEAD_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
+            };
+            disk.edit_range(&names::segment(segment), offset..offset + HEAD_BYTES as u64, edit).unwrap();
+            holds(&disk, &EVERY_WAY, 1..=49);
+        }
+    }
+}
+
+fn a_torn_frame_with_a_payload_of_whole_frames() {
+    // Frames of another log, at the blocks of this one, with watermarks past the frame that carries them.
+    let other = SimDisk::manual(2);
+    let mut log = LocalLog::open(&other, config(), 9).unwrap();
+    append_each(&mut log, 1..=20);
+    let frames = &other.read_file(&names::segment(1)).unwrap()[(10 * BLOCK) as usize..(20 * BLOCK) as usize];
+    let before_first_block = BLOCK as usize - HEAD_BYTES - frame::OPERATION_HEADER_BYTES;
+    let payload = [&vec![0; before_first_block], frames].concat();
+    let (disk, mut log) = log_to(5);
+    log.submit(&[Request::Entry(LogEntry::new(1, 6, payload))]).unwrap();
+    log.pump().unwrap();
+    for fate in [Class::Tail, Class::OneMissing(1), Class::OneMissing(9), Class::Head] {
+        let torn = disk.crash(|end| if end.is_in_flight() { fate.clone() } else { Class::Whole });
+        if fate == Class::Tail {
+            let bytes = torn.contents(&names::segment(1)).unwrap();
+            assert!(bytes[place(9).1 as usize..].starts_with(b"RWF1"), "there is a frame at a block");
+        }
+        holds(&torn, &EVERY_WAY, 1..=5);
+    }
+    holds(&disk.crash(|_| Class::Whole), &EVERY_WAY, 1..=6);
+}
+
 fn the_last_frame_of_a_killed_log_whole_but_unproved() {
     let report = holds(&killed(5), &EVERY_WAY, 1..=5);
     // Each frame proves those before it.
@@ -746,6 +788,22 @@ fn a_forged_truncation_into_an_older_segment_with_another_last_term() {
             }
         }
     }
+}
+
+#[test]
+fn truncations_that_leave_the_same_entry_of_an_older_segment_last_read_it_once() {
+    let reads = |truncations: u64| {
+        let disk = killed_with_indexes(70);
+        let operations = [Operation::Truncate { first_removed: 11, last_term: 1 }];
+        for nth in 0..truncations {
+            forge(&disk, 70 + nth, |spec| (spec.operations, spec.first_index) = (&operations, Some(11)));
+        }
+        let before = disk.counters();
+        open(&disk, READING).unwrap();
+        disk.counters().of(OpKind::Read) - before.of(OpKind::Read)
+    };
+    assert!(reads(1) > reads(0));
+    assert_eq!(reads(9), reads(1));
 }
 
 fn a_forged_entry_that_leaves_a_gap() {
