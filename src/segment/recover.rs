@@ -365,6 +365,8 @@ impl<'a> Recovery<'a> {
         let mut reader = SegmentReader::new(opened.file.clone(), opened.header);
         self.files.push(opened);
         let first = reader.head_at(reader.block_bytes());
+        // There may be tens of thousands of segments, most of which are looked at no further.
+        reader.release();
         self.segments.push(reader);
         let segment = self.segments.len() - 1;
         self.first_heads.push(match first.map_err(self.read_error(segment))? {

@@ -98,19 +98,20 @@ impl DiskFile for OnDemand {
 pub(crate) struct SegmentReader {
     file: Arc<dyn DiskFile>,
     pub(crate) header: SegmentHeader,
-    window: AlignedBuf,
+    /// None where nothing is loaded: a log may have tens of thousands of segments, and an empty buffer still has a page.
+    window: Option<AlignedBuf>,
     window_start: u64,
     window_filled: usize,
 }
 
 impl SegmentReader {
     pub(crate) fn new(file: Arc<dyn DiskFile>, header: SegmentHeader) -> SegmentReader {
-        SegmentReader { file, header, window: AlignedBuf::zeroed(0), window_start: 0, window_filled: 0 }
+        SegmentReader { file, header, window: None, window_start: 0, window_filled: 0 }
     }
 
     /// Gives the window's memory back; reading goes on as before.
     pub(crate) fn release(&mut self) {
-        (self.window, self.window_start, self.window_filled) = (AlignedBuf::zeroed(0), 0, 0);
+        (self.window, self.window_start, self.window_filled) = (None, 0, 0);
     }
 
     pub(crate) fn block_bytes(&self) -> u64 {
@@ -125,7 +126,7 @@ impl SegmentReader {
         }
         let start = (offset - self.window_start) as usize;
         let end = (start + bytes as usize).min(self.window_filled);
-        Ok(&self.window[start.min(end)..end])
+        Ok(self.window.as_ref().map_or(&[], |window| &window[start.min(end)..end]))
     }
 
     /// Where the loaded bytes end.
@@ -139,11 +140,12 @@ impl SegmentReader {
         let ahead = if goes_on { WINDOW_BYTES.min(self.header.segment_bytes - offset) } else { 0 };
         let wanted = bytes.max(ahead);
         let wanted = wanted.next_multiple_of(self.block_bytes()) as usize;
-        if self.window.len() < wanted {
-            self.window = AlignedBuf::zeroed(wanted);
-        }
         self.window_filled = 0;
-        self.window_filled = self.file.read_at(&mut self.window[..wanted], offset)?;
+        let window = match self.window.take() {
+            Some(window) if window.len() >= wanted => self.window.insert(window),
+            _ => self.window.insert(AlignedBuf::zeroed(wanted)),
+        };
+        self.window_filled = self.file.read_at(&mut window[..wanted], offset)?;
         self.window_start = offset;
         Ok(())
     }
