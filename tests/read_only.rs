@@ -4,7 +4,8 @@
 mod look;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use look::{Look, files, segment_names};
 use ringwal::sim::Rng;
 use ringwal::{Batch, Config, Error, IoChoice, Log, LogEntry};
+use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
 const BLOCK: usize = 4096;
@@ -283,9 +285,65 @@ impl Drop for Stop<'_> {
 /// The kernel may leave a stale page in its cache when a direct write passes a buffered read.
 #[test]
 fn readers_that_race_the_writer_see_every_byte_right() {
-    for io in [IoChoice::Auto, IoChoice::Syscall] {
+    let directory = tempfile::tempdir().unwrap();
+    race_on(directory.path());
+}
+
+#[test]
+fn readers_that_race_the_writer_on_an_ext4_of_its_own_see_every_byte_right() {
+    if let Some(mounted) = Mounted::new("ext4", &["-q", "-F"], 64 << 20) {
+        race_on(&mounted.at);
+    }
+}
+
+#[test]
+fn readers_that_race_the_writer_on_an_xfs_see_every_byte_right() {
+    if let Some(mounted) = Mounted::new("xfs", &["-q"], 320 << 20) {
+        race_on(&mounted.at);
+    }
+}
+
+/// A file system in a file, until this is dropped.
+struct Mounted {
+    at: PathBuf,
+    _directory: TempDir,
+}
+
+impl Mounted {
+    /// `None`, and a word about it, where this user may not mount or there is no such file system.
+    fn new(kind: &str, options: &[&str], bytes: u64) -> Option<Mounted> {
         let directory = tempfile::tempdir().unwrap();
-        let writer = Writer::open(directory.path(), io);
+        let (at, image) = (directory.path().join("mounted"), directory.path().join("image"));
+        fs::create_dir(&at).unwrap();
+        fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+        let made = run(Command::new(format!("mkfs.{kind}")).args(options).arg(&image));
+        match made.and_then(|()| run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]))) {
+            Ok(()) => Some(Mounted { at, _directory: directory }),
+            Err(why) => {
+                println!("skipped: cannot make and mount an {kind} here ({why})");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_string()),
+    }
+}
+
+fn race_on(parent: &Path) {
+    for (name, io) in [("auto", IoChoice::Auto), ("syscall", IoChoice::Syscall)] {
+        let writer = Writer::open(&parent.join(name), io);
         let read = AtomicU64::new(0);
         thread::scope(|scope| {
             scope.spawn(|| writer.write());
@@ -300,12 +358,13 @@ fn readers_that_race_the_writer_see_every_byte_right() {
             let _stop = Stop(&writer.stop);
             readers.into_iter().for_each(|reader| reader.join().unwrap());
         });
+        let (read, rolls) = (read.load(Ordering::Relaxed), writer.log.stats().rolls);
         println!(
-            "{} entries read while {} segments were rolled",
-            read.load(Ordering::Relaxed),
-            writer.log.stats().rolls
+            "{} with {:?}: {read} entries read while {rolls} segments were rolled",
+            parent.display(),
+            writer.log.io_mode()
         );
-        assert!(read.load(Ordering::Relaxed) > 10_000);
+        assert!(read > 10_000);
     }
 }
 

@@ -263,3 +263,41 @@ fn what_readers_know_without_the_lock_ends_with_compaction_and_close() {
     log.close().unwrap();
     assert!(matches!(other.get(350), Err(Error::Closed)));
 }
+
+/// Descriptors and mappings of this process that belong to a directory.
+fn open_there(dir: &Path) -> (usize, usize) {
+    let is_there = |path: &Path| path.starts_with(dir);
+    let files = fs::read_dir("/proc/self/fd").unwrap().map(|entry| fs::read_link(entry.unwrap().path()));
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let path_of = |line: &&str| line.split_once('/').is_some_and(|(_, path)| is_there(Path::new(&format!("/{path}"))));
+    (files.flatten().filter(|path| is_there(path)).count(), maps.lines().filter(path_of).count())
+}
+
+#[test]
+fn hundreds_of_segments_are_read_with_few_of_them_open() {
+    let dir = scratch();
+    let (log, mut model) = (open(dir.path(), config()), Vec::new());
+    (0..500).for_each(|_| append(&log, &mut model, 1, &[45_000]));
+    settle(&log, dir.path());
+    let path = fs::canonicalize(dir.path()).unwrap();
+    let check = |log: &Log, what: &str| {
+        let sealed = log.segments().iter().filter(|info| info.role == SegmentRole::Sealed).count();
+        assert!(sealed >= 499, "{sealed} segments");
+        for entry in &model {
+            assert_eq!(log.get(entry.index).unwrap(), *entry);
+        }
+        let (files, maps) = open_there(&path);
+        println!("{what}: {files} descriptors, {maps} mappings");
+        // Two descriptors and a mapping for each that is open: 128 of them.
+        assert!(files > 128 && files <= 2 * 128 + 16, "{what}: {files} descriptors");
+        assert!(maps > 64 && maps <= 128 + 16, "{what}: {maps} mappings");
+    };
+    check(&log, "as written");
+    log.close().unwrap();
+    for verify in [Verify::Tail, Verify::Full] {
+        let log = open(dir.path(), config().verify(verify));
+        let (files, maps) = open_there(&path);
+        assert!(files < 16 && maps == 0, "{verify:?}: {files} descriptors and {maps} mappings before anything is read");
+        check(&log, "opened again");
+    }
+}

@@ -21,4 +21,6 @@ pub(crate) mod sealed;
 pub(crate) mod spare;
 
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;

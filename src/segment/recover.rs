@@ -18,8 +18,8 @@
 //! A read-only recovery takes no lock, writes nothing and stops after step 4. A segment whose header is damaged makes a
 //! writing recovery an error; a read-only one reads its frames by the salt they carry.
 
-use std::collections::VecDeque;
-use std::ops::Range;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,15 +28,18 @@ use super::dir::{self, Listing, LockFile};
 use super::index_map::IndexMap;
 use super::salvage;
 use super::scan::{Found, OnDemand, SegmentReader, rebuild_index};
+use super::sealed::SegmentHandle;
 use super::spare::{self, OpenSegment};
 use crate::config::{Config, Durability, Verify};
-use crate::disk::{Access, AlignedBuf, Disk};
+use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
 use crate::engine::ranges::SegmentRange;
-use crate::engine::recovery::{self, Fit, Replay};
+use crate::engine::recovery::{
+    self, Beginning, Behind, Blocks, Ending, Evidence, Files, FilesFacts, Header, HeaderFacts, Kept, Next, Older,
+    OpenFrame, Replay, Spare, Standing, Stop,
+};
 use crate::engine::sequencer::{End, Start};
-use crate::engine::space;
 use crate::error::{Error, Result};
-use crate::format::frame::{self, Epoch, FrameKind, FrameSpec, Head, HeadRead};
+use crate::format::frame::{self, Epoch, FrameKind, FrameSpec, Head, HeadRead, WholeFrame};
 use crate::format::index::{self, IndexIdentity};
 use crate::format::lock::Slot;
 use crate::format::names;
@@ -145,7 +148,7 @@ pub(crate) fn recover(request: &Request<'_>) -> Result<Recovered> {
 const OPEN_AT_ONCE: usize = 64;
 
 /// A whole frame that was kept, for writing it again.
-struct Kept {
+struct KeptFrame {
     segment: usize,
     offset: u64,
     head: Head,
@@ -155,7 +158,7 @@ struct Kept {
 
 /// What lies behind the end of the log.
 #[derive(Default)]
-struct Behind {
+struct Remains {
     /// End of the last frame that any head behind the cut claims, in the segment of the cut.
     claimed_end: u64,
     /// A head of the last frame's epoch stands behind it: frames of this life were in flight.
@@ -176,15 +179,30 @@ struct Recovery<'a> {
     tail: u64,
     replay: Replay,
     /// Oldest first.
-    unwitnessed: VecDeque<Kept>,
+    unwitnessed: VecDeque<KeptFrame>,
     /// The last frame that something proves durable, and where the log ends after it.
     witnessed_end: Option<(u64, Option<End>)>,
     sealed: Vec<IndexIdentity>,
     highest_counter: u64,
-    behind: Behind,
+    behind: Remains,
     epoch: Epoch,
     open_due: bool,
+    /// The older segment whose entries' terms were last asked for.
+    asked: Option<Asked>,
     report: RecoveryReport,
+}
+
+/// A sealed segment that was asked for an entry's term, and what it answered.
+struct Asked {
+    handle: SegmentHandle,
+    answered: Option<(u64, u64)>,
+}
+
+impl Asked {
+    fn answer(&self, sequence: u64, index: u64) -> Option<u64> {
+        let (answered, term) = self.answered?;
+        (self.handle.header.sequence == sequence && answered == index).then_some(term)
+    }
 }
 
 impl<'a> Recovery<'a> {
@@ -204,9 +222,10 @@ impl<'a> Recovery<'a> {
             witnessed_end: None,
             sealed: Vec::new(),
             highest_counter: 0,
-            behind: Behind::default(),
+            behind: Remains::default(),
             epoch: Epoch { counter: 0, random: 0 },
             open_due: false,
+            asked: None,
             report: RecoveryReport::default(),
         }
     }
@@ -220,7 +239,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// The path is made only for an error: there is a read for every frame.
-    fn read_error(&self, segment: usize) -> impl FnOnce(std::io::Error) -> Error + use<'a> {
+    fn read_error(&self, segment: usize) -> impl FnOnce(io::Error) -> Error + use<'a> {
         let (disk, sequence) = (self.disk, self.segments[segment].header.sequence);
         move |source| Error::io("read", disk.path_of(&names::segment(sequence)))(source)
     }
@@ -236,15 +255,7 @@ impl<'a> Recovery<'a> {
 
     /// Makes the first segment of a new log; the walk then finds it empty.
     fn create(&mut self, listing: &Listing) -> Result<()> {
-        if let Some(slot) = self.slot.filter(|slot| slot.watermark > 0) {
-            let reason = format!("all segments are gone, but {} frames were durable", slot.watermark);
-            let file = self.disk.path_of(&names::segment(1));
-            return Err(Error::Corrupt { file, offset: 0, indexes: 0..u64::MAX, reason });
-        }
-        if self.request.read_only {
-            let found = "there is no segment".into();
-            return Err(Error::Foreign { path: self.disk.path().into(), found });
-        }
+        self.check_files()?;
         let config = self.request.config;
         self.check_block_bytes(config.segment_bytes)?;
         self.remove_temporaries(listing)?;
@@ -280,19 +291,42 @@ impl<'a> Recovery<'a> {
         for opened in opened {
             self.add_segment(opened)?;
         }
-        let SegmentHeader { log_id: id, segment_bytes, .. } = self.files[0].header;
-        if let Some(segment) = self.files.iter().position(|file| file.header.segment_bytes != segment_bytes) {
-            return Err(self.corrupt(segment, 0, "its size differs from that of the other segments"));
-        }
-        if let Some(segment) = self.files.iter().position(|file| file.header.log_id != id) {
-            return Err(self.corrupt(segment, 0, "it belongs to another log"));
-        }
-        if self.slot.is_some_and(|slot| slot.log_id != id) {
-            let reason = "it belongs to another log than the segments".to_string();
-            let file = self.disk.path_of(names::LOCK);
-            return Err(Error::Corrupt { file, offset: 0, indexes: 0..u64::MAX, reason });
-        }
+        self.check_files()?;
+        let segment_bytes = self.files[0].header.segment_bytes;
         if self.request.read_only { Ok(()) } else { self.check_block_bytes(segment_bytes) }
+    }
+
+    /// Whether the files are those of one log, or there is none to be found.
+    fn check_files(&self) -> Result<()> {
+        let first = self.files.first().map(|file| file.header);
+        let differs = |part: fn(&SegmentHeader) -> (u64, [u8; 16])| {
+            self.files.iter().position(|file| Some(part(&file.header)) != first.as_ref().map(part))
+        };
+        let other_size = differs(|header| (header.segment_bytes, [0; 16]));
+        let other_log = differs(|header| (0, header.log_id));
+        let facts = FilesFacts {
+            has_segments: first.is_some(),
+            sizes_agree: other_size.is_none(),
+            logs_agree: other_log.is_none(),
+            mark: self.slot.map(|slot| (slot.watermark > 0, first.is_some_and(|first| first.log_id == slot.log_id))),
+            read_only: self.request.read_only,
+        };
+        let corrupt = |name: &str, reason: &str| {
+            let (file, reason) = (self.disk.path_of(name), reason.to_string());
+            Err(Error::Corrupt { file, offset: 0, indexes: 0..u64::MAX, reason })
+        };
+        match recovery::files(facts) {
+            Files::Empty | Files::OneLog => Ok(()),
+            Files::NothingToRead => {
+                Err(Error::Foreign { path: self.disk.path().into(), found: "there is no segment".into() })
+            }
+            Files::AllGone => corrupt(&names::segment(1), "all segments are gone, but a mark proves frames durable"),
+            Files::SizesDiffer => {
+                Err(self.corrupt(other_size.unwrap_or(0), 0, "its size differs from that of the other segments"))
+            }
+            Files::LogsDiffer => Err(self.corrupt(other_log.unwrap_or(0), 0, "it belongs to another log")),
+            Files::OtherMark => corrupt(names::LOCK, "it belongs to another log than the segments"),
+        }
     }
 
     /// New segments will have the size of the old ones and the blocks of the settings: both must go together.
@@ -332,6 +366,8 @@ impl<'a> Recovery<'a> {
         let mut reader = SegmentReader::new(opened.file.clone(), opened.header);
         self.files.push(opened);
         let first = reader.head_at(reader.block_bytes());
+        // There may be tens of thousands of segments, most of which are looked at no further.
+        reader.release();
         self.segments.push(reader);
         let segment = self.segments.len() - 1;
         self.first_heads.push(match first.map_err(self.read_error(segment))? {
@@ -362,43 +398,49 @@ impl<'a> Recovery<'a> {
             let refusal = || Error::Locked { path: path.clone(), holder: holder.clone() };
             dir::lock_within(&*file, self.request.config.lock_wait, refusal, &path)?;
         }
-        let mut block = AlignedBuf::zeroed(4096);
-        let bytes = file.read_at(&mut block, 0).map_err(Error::io("read", &path))?;
+        let (facts, header) = self.read_header(&*file, sequence).map_err(Error::io("read", &path))?;
         let damaged = |reason: String| Error::Corrupt { file: path.clone(), offset: 0, indexes: 0..u64::MAX, reason };
-        let header = match SegmentHeader::decode(&block[..bytes]) {
-            Ok(header) => header,
-            Err(HeaderDefect::Version(version)) => {
-                let what = format!("format version {version}");
-                return Err(Error::Unsupported { file: path, offset: 8, what });
+        match (recovery::header(facts, self.request.read_only), header) {
+            (Header::Belongs | Header::BySalt, Ok(header)) => Ok(OpenSegment { header, file }),
+            (Header::OtherName, Ok(header)) => {
+                Err(damaged(format!("it is segment {} under the name of segment {sequence}", header.sequence)))
             }
-            Err(HeaderDefect::Damaged(why)) => {
-                let salvaged = match self.request.read_only {
-                    true => salvage::header(&*file, sequence).map_err(Error::io("read", &path))?,
-                    false => None,
-                };
-                return salvaged.map(|header| OpenSegment { header, file }).ok_or_else(|| damaged(why.into()));
+            (Header::CutShort, Ok(header)) => {
+                Err(damaged(format!("it is shorter than its {} bytes", header.segment_bytes)))
             }
-        };
-        if header.sequence != sequence {
-            return Err(damaged(format!("it is segment {} under the name of segment {sequence}", header.sequence)));
+            (_, Err(HeaderDefect::Version(version))) => {
+                Err(Error::Unsupported { file: path, offset: 8, what: format!("format version {version}") })
+            }
+            (_, Err(HeaderDefect::Damaged(why))) => Err(damaged(why.into())),
+            (Header::Newer | Header::Damaged | Header::Mute, Ok(_)) => unreachable!("these rows have no header"),
         }
-        let size = file.size().map_err(Error::io("look at", &path))?;
-        if size < header.segment_bytes {
-            return Err(damaged(format!("it has {size} of its {} bytes", header.segment_bytes)));
-        }
-        Ok(OpenSegment { header, file })
+    }
+
+    /// The header, or what can be said without it; and what that is worth.
+    fn read_header(
+        &self,
+        file: &dyn DiskFile,
+        sequence: u64,
+    ) -> io::Result<(HeaderFacts, std::result::Result<SegmentHeader, HeaderDefect>)> {
+        let mut block = AlignedBuf::zeroed(4096);
+        let bytes = file.read_at(&mut block, 0)?;
+        let header = SegmentHeader::decode(&block[..bytes]);
+        Ok(match header {
+            Ok(header) => {
+                let is_long_enough = file.size()? >= header.segment_bytes;
+                (HeaderFacts::Verifies { is_own_name: header.sequence == sequence, is_long_enough }, Ok(header))
+            }
+            Err(HeaderDefect::Version(_)) => (HeaderFacts::Newer, header),
+            Err(HeaderDefect::Damaged(_)) => {
+                let found = if self.request.read_only { salvage::header(file, sequence)? } else { None };
+                (HeaderFacts::Damaged { frames_tell_salt: found.is_some() }, found.map_or(header, Ok))
+            }
+        })
     }
 
     /// Step 2: where the walk starts, and the live ranges of everything before it.
     fn restore_before_walk(&mut self) -> Result<()> {
-        let proved = |at: &usize| match (&self.first_heads[*at], self.first_heads.get(*at + 1)) {
-            (Some(this), Some(Some(next))) => recovery::witnesses(next.watermark, this.number),
-            (this, _) => this.is_some() && planted(Plant::StartNotProved),
-        };
-        self.start = match self.request.config.verify {
-            Verify::Tail => (0..self.segments.len()).rev().find(proved).unwrap_or(0),
-            Verify::Full => 0,
-        };
+        self.start = recovery::start(&self.first_heads, self.request.config.verify == Verify::Full).1;
         for segment in 0..self.start {
             self.restore_segment(segment)?;
         }
@@ -407,31 +449,23 @@ impl<'a> Recovery<'a> {
 
     /// Takes a segment's part of the log from its index file, or from itself where that will not do.
     fn restore_segment(&mut self, segment: usize) -> Result<()> {
-        let (Some(first), Some(next)) = (self.first_heads[segment], self.first_heads[segment + 1]) else {
-            let damaged = if self.first_heads[segment].is_none() { segment } else { segment + 1 };
+        let heads = (self.first_heads[segment], self.first_heads[segment + 1]);
+        let identity = heads.0.zip(heads.1).map(|(first, next)| self.identity(segment, &first, &next));
+        let mut map = None;
+        let index_fits = || {
+            map = identity.as_ref().and_then(|identity| self.open_index(identity));
+            map.is_some()
+        };
+        let row = recovery::older(heads.0.is_some(), heads.1.is_some(), index_fits);
+        let damaged = if row == Older::FirstLost { segment } else { segment + 1 };
+        let Some(identity) = identity else {
             let offset = self.segments[damaged].block_bytes();
-            return Err(self.corrupt(
-                damaged,
-                offset,
-                "its first frame is damaged, and later segments prove it durable",
-            ));
+            let reason = "its first frame is damaged, and later segments prove it durable";
+            return Err(self.corrupt(damaged, offset, reason));
         };
-        let header = self.segments[segment].header;
-        let identity = IndexIdentity {
-            log_id: header.log_id,
-            sequence: header.sequence,
-            salt: header.salt,
-            last_head_checksum: next.chain,
-            first_frame: first.number,
-            last_frame: next.number.saturating_sub(1),
-        };
-        let range = |live: Range<u64>, highest_ever| SegmentRange {
-            sequence: header.sequence,
-            first_frame: first.number,
-            live,
-            highest_ever,
-        };
-        match self.open_index(&identity) {
+        let IndexIdentity { sequence, first_frame, .. } = identity;
+        let range = |live, highest_ever| SegmentRange { sequence, first_frame, live, highest_ever };
+        match map {
             Some(map) => {
                 let range = range(map.range(), map.header().highest_ever());
                 self.replay.ledger.ranges.restore(range, map.header().floor());
@@ -440,13 +474,26 @@ impl<'a> Recovery<'a> {
                 let path = self.path(segment);
                 let index = rebuild_index(&mut self.segments[segment], &identity, &path)?;
                 self.replay.ledger.ranges.restore(range(index.range(), index.highest_ever()), index.floor());
-                self.replay.ledger.indexes.insert(header.sequence, Arc::new(index));
+                self.replay.ledger.indexes.insert(sequence, Arc::new(index));
                 self.report.indexes_rebuilt += 1;
             }
         }
         self.segments[segment].release();
         self.sealed.push(identity);
         Ok(())
+    }
+
+    /// What the index of a segment belongs to, by the first frames of it and of the next one.
+    fn identity(&self, segment: usize, first: &Head, next: &Head) -> IndexIdentity {
+        let header = self.segments[segment].header;
+        IndexIdentity {
+            log_id: header.log_id,
+            sequence: header.sequence,
+            salt: header.salt,
+            last_head_checksum: next.chain,
+            first_frame: first.number,
+            last_frame: next.number.saturating_sub(1),
+        }
     }
 
     /// An index file that fits the segment as it is. Anything else, an I/O error included, means: rebuild.
@@ -465,32 +512,45 @@ impl<'a> Recovery<'a> {
                 offset += self.replay.last.map_or(0, |last| u64::from(last.frame_bytes));
                 continue;
             }
-            let expected = self.expected(segment, offset)?;
-            if self.replay.last.is_none() {
-                self.check_may_be_new(segment)?;
-            }
-            self.behind = match planted(Plant::FollowWithoutLook) {
-                true => Behind::default(),
-                false => self.look_behind(segment, offset, expected)?,
-            };
-            let next_block = self.segments.get(segment + 1).map(SegmentReader::block_bytes);
+            let missing = self.expected(segment, offset)?;
             let was = (self.replay.last, self.segments[segment].header);
             let mut next_first = None;
-            match next_block {
-                Some(block) if was.0.is_some() && self.follow_at(segment + 1, block, &mut next_first)? => {
+            match self.stop(segment, offset, missing, &mut next_first)? {
+                Stop::Rolls => {
                     self.seal(was, segment_first);
                     self.leave_to_file();
                     self.segments[segment].release();
                     segment += 1;
                     segment_first = next_first;
-                    offset = block + self.replay.last.map_or(0, |last| u64::from(last.frame_bytes));
+                    offset = self.segments[segment].block_bytes()
+                        + self.replay.last.map_or(0, |last| u64::from(last.frame_bytes));
                 }
-                _ => {
+                Stop::Ends | Stop::Unborn => {
                     (self.end, self.tail) = (segment, offset);
-                    return self.check_end(segment, expected);
+                    return self.check_end(segment, missing);
                 }
+                Stop::Lost => return Err(self.corrupt(segment, offset, "its first frame is damaged")),
             }
         }
+    }
+
+    /// What it means that no frame follows at a place; where the log goes on in the next segment, that frame is followed.
+    fn stop(&mut self, segment: usize, offset: u64, missing: u64, next_first: &mut Option<u64>) -> Result<Stop> {
+        let has_followed = self.replay.last.is_some();
+        let is_very_first = segment == 0 && self.segments[segment].header.sequence == 1;
+        if !has_followed && !is_very_first {
+            return Ok(recovery::stop(false, false, false));
+        }
+        self.behind = match planted(Plant::FollowWithoutLook) {
+            true => Remains::default(),
+            false => self.look_behind(segment, offset, missing)?,
+        };
+        let next_block = self.segments.get(segment + 1).map(SegmentReader::block_bytes).filter(|_| has_followed);
+        let next_follows = match next_block {
+            Some(block) => self.follow_at(segment + 1, block, next_first)?,
+            None => false,
+        };
+        Ok(recovery::stop(has_followed, is_very_first, next_follows))
     }
 
     fn expected(&self, segment: usize, offset: u64) -> Result<u64> {
@@ -528,41 +588,37 @@ impl<'a> Recovery<'a> {
             && found == bytes
     }
 
-    /// What stands at a place where the next frame would; whole frames that are not the next one are nothing here. Before
-    /// the log is taken to end, the place is read a second time: a device that once returns wrong bytes, or those of
-    /// another place, must not cost what is there.
-    fn next_frame(&mut self, segment: usize, offset: u64) -> Result<Found> {
+    /// What stands at a place where the next frame would. Before the log is taken to end, the place is read a second
+    /// time: a device that once returns wrong bytes, or those of another place, must not cost what is there.
+    fn look_at(&mut self, segment: usize, offset: u64) -> Result<(Next, Option<Found>)> {
+        if offset >= self.segments[segment].header.segment_bytes {
+            return Ok((recovery::next(Standing::PastEnd), None));
+        }
         let last = self.replay.last;
         let look = |reader: &mut SegmentReader| {
-            reader.frame_at(offset).map(|found| match found {
-                Found::Whole(frame) if recovery::fits(last.as_ref(), &frame.head, offset) != Fit::Next => {
-                    Found::Nothing
-                }
-                other => other,
-            })
+            reader.frame_at(offset).map(|found| (recovery::next(found.standing(last.as_ref(), offset)), Some(found)))
         };
         let reader = &mut self.segments[segment];
-        let mut found = look(reader);
-        if let Ok(Found::Nothing | Found::NotWhole) = found {
+        let mut looked = look(reader);
+        if let Ok((Next::Nothing | Next::NotWhole | Next::Stale, _)) = looked {
             reader.forget();
-            found = look(reader);
+            looked = look(reader);
         }
-        found.map_err(self.read_error(segment))
+        looked.map_err(self.read_error(segment))
     }
 
     /// Follows the frame at a place if it is the next one; remembers the number of a segment's first frame.
     fn follow_at(&mut self, segment: usize, offset: u64, segment_first: &mut Option<u64>) -> Result<bool> {
         let header = self.segments[segment].header;
-        if offset >= header.segment_bytes {
-            return Ok(false);
-        }
-        let frame = match self.next_frame(segment, offset)? {
-            Found::Whole(frame) => frame,
-            Found::Newer(what) => return Err(self.unsupported(segment, offset, what)),
-            Found::Nothing | Found::NotWhole => return Ok(false),
+        let (next, found) = self.look_at(segment, offset)?;
+        let frame = match (next, found) {
+            (Next::Follows, Some(Found::Whole(frame))) => frame,
+            (Next::Newer, Some(Found::Newer(what))) => return Err(self.unsupported(segment, offset, what)),
+            _ => return Ok(false),
         };
+        let terms = self.terms_of(&frame)?;
         self.replay
-            .follow(&frame, header.sequence, offset, header.segment_bytes)
+            .follow(&frame, (header.sequence, offset), header.segment_bytes, &terms)
             .map_err(|why| self.corrupt(segment, offset, why))?;
         self.highest_counter = self.highest_counter.max(frame.head.epoch.counter);
         let witnessed = self.replay.witnessed;
@@ -574,34 +630,58 @@ impl<'a> Recovery<'a> {
         while let Some(kept) = self.unwitnessed.pop_front_if(|kept| kept.head.number <= witnessed) {
             self.witnessed_end = Some((kept.head.number, kept.end));
         }
-        self.unwitnessed.push_back(Kept { segment, offset, head: frame.head, end });
+        self.unwitnessed.push_back(KeptFrame { segment, offset, head: frame.head, end });
         segment_first.get_or_insert(frame.head.number);
         Ok(true)
     }
 
-    /// The first frame of the run was durable long ago, unless this is the first segment of a log being created.
-    fn check_may_be_new(&self, segment: usize) -> Result<()> {
-        let is_first = segment == 0 && self.segments[segment].header.sequence == 1;
-        let offset = self.segments[segment].block_bytes();
-        if is_first { Ok(()) } else { Err(self.corrupt(segment, offset, "its first frame is damaged")) }
+    /// The terms of entries in older segments that the frame's truncations leave last, each read from the entry itself:
+    /// an index only leads to it.
+    fn terms_of(&mut self, frame: &WholeFrame) -> Result<BTreeMap<u64, u64>> {
+        let mut terms = BTreeMap::new();
+        for (sequence, index) in self.replay.terms_wanted(frame) {
+            terms.insert(index, self.stored_term(sequence, index)?);
+        }
+        Ok(terms)
+    }
+
+    /// A sealed segment's entry never changes, and truncations come back to the same one: the last answer is kept, and
+    /// the segment that gave it.
+    fn stored_term(&mut self, sequence: u64, index: u64) -> Result<u64> {
+        if let Some(term) = self.asked.iter().find_map(|asked| asked.answer(sequence, index)) {
+            return Ok(term);
+        }
+        if self.asked.as_ref().is_none_or(|asked| asked.handle.header.sequence != sequence) {
+            let at = self.sealed.iter().position(|identity| identity.sequence == sequence);
+            let Some(at) = at else { unreachable!("entries lie in this segment or in sealed ones") };
+            let handle = SegmentHandle::new(self.disk.clone(), self.segments[at].header);
+            handle.seal(self.sealed[at]);
+            self.asked = Some(Asked { handle, answered: None });
+        }
+        let Some(asked) = &mut self.asked else { unreachable!("it was made just now") };
+        let term = asked.handle.read_sealed(index)?.term;
+        asked.answered = Some((index, term));
+        Ok(term)
     }
 
     /// Looks at every head from a place to its segment's end for a witness of the missing frame.
-    fn look_behind(&mut self, segment: usize, offset: u64, missing: u64) -> Result<Behind> {
+    fn look_behind(&mut self, segment: usize, offset: u64, missing: u64) -> Result<Remains> {
         let last_epoch = self.replay.last.map(|last| last.epoch);
         let mut verdict: Option<(u64, Result<u64, String>)> = None;
-        let (mut counter, mut behind) = (self.highest_counter, Behind::default());
+        let (mut counter, mut behind) = (self.highest_counter, Remains::default());
         let path = self.path(segment);
         self.segments[segment]
             .heads_from(offset, |at, head| {
-                match head {
-                    Err(what) => verdict = Some((at, Err(what.into()))),
-                    Ok(head) if recovery::witnesses(head.watermark, missing) => {
-                        verdict = Some((at, Ok(head.watermark)))
-                    }
-                    Ok(head) => {
+                let evidence = match head {
+                    Err(_) => Evidence::NewerHead,
+                    Ok(head) => Evidence::Head { watermark: head.watermark, epoch: head.epoch },
+                };
+                match (recovery::behind(evidence, missing, last_epoch), head) {
+                    (_, Err(what)) => verdict = Some((at, Err(what.into()))),
+                    (Behind::Witness, Ok(head)) => verdict = Some((at, Ok(head.watermark))),
+                    (row, Ok(head)) => {
                         counter = counter.max(head.epoch.counter);
-                        behind.same_epoch |= Some(head.epoch) == last_epoch;
+                        behind.same_epoch |= row == Behind::InFlight;
                         behind.claimed_end = behind.claimed_end.max(at + u64::from(head.frame_bytes));
                     }
                 }
@@ -621,10 +701,14 @@ impl<'a> Recovery<'a> {
 
     /// The error for a missing frame that something proves acknowledged; it lies where the walk stopped.
     fn damaged_end(&self, missing: u64, watermark: u64, witness: &str) -> Error {
-        let last = self.unwitnessed.back();
-        let segment = last.map_or(self.start, |kept| kept.segment);
-        let offset =
-            last.map_or(self.segments[segment].block_bytes(), |kept| kept.offset + u64::from(kept.head.frame_bytes));
+        let (mut segment, mut offset) = match self.unwitnessed.back() {
+            Some(last) => (last.segment, last.offset + u64::from(last.head.frame_bytes)),
+            None => (self.start, self.segments[self.start].block_bytes()),
+        };
+        if offset >= self.segments[segment].header.segment_bytes && segment + 1 < self.segments.len() {
+            segment += 1;
+            offset = self.segments[segment].block_bytes();
+        }
         let reason =
             format!("frame {missing} is missing or damaged, but {witness} proves frames up to {watermark} durable");
         self.corrupt(segment, offset, reason)
@@ -637,33 +721,39 @@ impl<'a> Recovery<'a> {
             let first_block = self.segments[later].block_bytes();
             self.behind.same_epoch |= self.look_behind(later, first_block, missing)?.same_epoch;
         }
-        match self.slot {
-            Some(slot) if recovery::witnesses(slot.watermark, missing) => {
-                Err(self.damaged_end(missing, slot.watermark, "the mark in the lock file"))
-            }
+        let Some(Slot { watermark, .. }) = self.slot else { return Ok(()) };
+        match recovery::behind(Evidence::Mark { watermark }, missing, None) {
+            Behind::MarkWitness => Err(self.damaged_end(missing, watermark, "the mark in the lock file")),
             _ => Ok(()),
         }
     }
 
     /// A segment is missing if the log's base tells of entries that no compaction covers.
     fn check_nothing_is_missing(&mut self) -> Result<()> {
-        let first = self.segments[0].header;
-        if first.sequence == 1 || self.replay.last.is_none() {
-            return Ok(());
-        }
-        let block = self.segments[0].block_bytes();
-        let base = match self.segments[0].frame_at(block).map_err(self.read_error(0))? {
-            Found::Whole(frame) => frame.base.unwrap_or_default(),
-            _ => return Err(self.corrupt(0, block, "its first frame is damaged")),
+        let (sequence, block) = (self.segments[0].header.sequence, self.segments[0].block_bytes());
+        let is_very_first = sequence == 1;
+        let base = match is_very_first {
+            true => None,
+            false => match self.segments[0].frame_at(block).map_err(self.read_error(0))? {
+                Found::Whole(frame) => frame.base,
+                _ => None,
+            },
         };
-        let compacted = self.replay.ledger.outline.state.compacted.map_or(0, |(index, _)| index + 1);
-        match base.next {
-            Some(next) if compacted < next => {
-                let file = self.disk.path_of(&names::segment(first.sequence - 1));
-                let reason = "the segment is missing, and its entries were not compacted".to_string();
-                Err(Error::Corrupt { file, offset: 0, indexes: compacted..next, reason })
+        let compacted = self.replay.ledger.outline.state.compacted.map(|(index, _)| index);
+        match recovery::beginning(is_very_first, base.as_ref(), compacted) {
+            Beginning::VeryFirst | Beginning::Covered => Ok(()),
+            Beginning::BaseLost => {
+                let indexes = self.replay.ledger.ranges.iter().next().map_or(0..u64::MAX, |oldest| oldest.live.clone());
+                let reason = "its first frame is damaged".to_string();
+                Err(Error::Corrupt { file: self.path(0), offset: block, indexes, reason })
             }
-            _ => Ok(()),
+            Beginning::SegmentMissing => {
+                let file = self.disk.path_of(&names::segment(sequence - 1));
+                let indexes =
+                    compacted.map_or(0, |index| index + 1)..base.and_then(|base| base.next).unwrap_or(u64::MAX);
+                let reason = "the segment is missing, and its entries were not compacted".to_string();
+                Err(Error::Corrupt { file, offset: 0, indexes, reason })
+            }
         }
     }
 
@@ -676,7 +766,7 @@ impl<'a> Recovery<'a> {
         let witnessed = self.replay.witnessed.max(self.slot.map_or(0, |slot| slot.watermark));
         let mut touched = Vec::new();
         for kept in std::mem::take(&mut self.unwitnessed) {
-            if kept.head.number <= witnessed || planted(Plant::KeptNotWrittenAgain) {
+            if recovery::kept(kept.head.number, witnessed) == Kept::Proved || planted(Plant::KeptNotWrittenAgain) {
                 continue;
             }
             let path = self.path(kept.segment);
@@ -708,14 +798,15 @@ impl<'a> Recovery<'a> {
         let random = (self.request.random)() as u32;
         let counters_end = || self.corrupt(self.end, self.tail, "the epoch counter is at its end");
         self.epoch = recovery::next_epoch(self.highest_counter, random).ok_or_else(counters_end)?;
-        let ended = self.replay.last.is_some_and(|last| last.kind != FrameKind::Data);
-        if ended && !self.behind.same_epoch {
-            self.report.was_clean = true;
-            self.open_due = true;
-            return self.leave_small_blocks();
-        }
-        if !self.report.created {
-            self.save_cut()?;
+        let last = self.replay.last.map(|last| last.kind);
+        match recovery::ending(last, self.behind.same_epoch, self.report.created) {
+            Ending::Clean => {
+                self.report.was_clean = true;
+                self.open_due = true;
+                return self.leave_small_blocks();
+            }
+            Ending::Created => {}
+            Ending::Cut => self.save_cut()?,
         }
         self.leave_small_blocks()?;
         self.write_open_frame()
@@ -724,15 +815,16 @@ impl<'a> Recovery<'a> {
     /// Ends a segment whose blocks are smaller than the device's: the log goes on in a new one, which the spares behind
     /// it, made for the same blocks, cannot be.
     fn leave_small_blocks(&mut self) -> Result<()> {
-        if !self.is_below_device(&self.segments[self.end].header) {
-            let spares = self.end + 1..self.segments.len();
-            return match spares.clone().find(|&spare| self.is_below_device(&self.segments[spare].header)) {
-                Some(spare) => self.remove_spares_from(spare),
-                None => Ok(()),
-            };
+        let is_too_small = |segment: usize| self.is_below_device(&self.segments[segment].header);
+        let spare = (self.end + 1..self.segments.len()).find(|&spare| is_too_small(spare));
+        match recovery::blocks(is_too_small(self.end), spare.is_some()) {
+            Blocks::Fit => Ok(()),
+            Blocks::SpareTooSmall => self.remove_spares_from(spare.unwrap_or(self.segments.len())),
+            Blocks::EndTooSmall => {
+                self.tail = self.segments[self.end].header.segment_bytes;
+                self.remove_spares_from(self.end + 1)
+            }
         }
-        self.tail = self.segments[self.end].header.segment_bytes;
-        self.remove_spares_from(self.end + 1)
     }
 
     fn remove_spares_from(&mut self, first: usize) -> Result<()> {
@@ -780,20 +872,20 @@ impl<'a> Recovery<'a> {
     /// written before the first frame of this life where there is neither.
     fn write_open_frame(&mut self) -> Result<()> {
         let block = self.segments[self.end].block_bytes();
-        let mut place = (self.end, self.tail);
         let room = self.segments[self.end].header.segment_bytes - self.tail;
-        if self.end + 1 == self.segments.len() && room <= space::LAST_BLOCKS * block {
-            // The last blocks are for the compaction that frees something, and for the open frame before it.
-            self.open_due = true;
-            return Ok(());
-        }
-        if room < block {
-            let was = (self.replay.last, self.segments[self.end].header);
-            let first = self.replay.ledger.ranges.newest().map(|newest| newest.first_frame);
-            self.seal(was, first);
-            place = (self.end + 1, self.segments[self.end + 1].block_bytes());
-        }
-        let (segment, offset) = place;
+        let (segment, offset) = match recovery::open_frame(room, block, self.end + 1 < self.segments.len()) {
+            OpenFrame::Here => (self.end, self.tail),
+            OpenFrame::NextSegment => {
+                let was = (self.replay.last, self.segments[self.end].header);
+                let first = self.replay.ledger.ranges.newest().map(|newest| newest.first_frame);
+                self.seal(was, first);
+                (self.end + 1, self.segments[self.end + 1].block_bytes())
+            }
+            OpenFrame::Deferred => {
+                self.open_due = true;
+                return Ok(());
+            }
+        };
         let header = self.segments[segment].header;
         let begins_segment = offset == u64::from(header.block_bytes);
         let state = self.replay.ledger.outline.state.clone();
@@ -829,12 +921,12 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Clears the first block of every segment behind the end in which a dead frame begins. The first frame of a segment
-    /// is what step 2 goes by: left there until this life's own frame lands on it, a dead one would be taken for it,
-    /// and for durable, as soon as the segment behind has a frame of this life.
+    /// Clears the first block of every segment behind the end in which a dead frame begins: the first frame of a segment
+    /// is what step 2 goes by.
     fn clear_spares(&mut self) -> Result<()> {
         for segment in self.end + 1..self.segments.len() {
-            if self.first_heads[segment].is_none() || planted(Plant::SparesNotCleared) {
+            let is_blank = recovery::spare(self.first_heads[segment].is_some()) == Spare::Blank;
+            if is_blank || planted(Plant::SparesNotCleared) {
                 continue;
             }
             let (path, file) = (self.path(segment), &self.files[segment].file);

@@ -6,13 +6,14 @@
 //!
 //! An I/O error is returned as such: it is never evidence about the log.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::{Access, AlignedBuf, Disk, DiskFile};
-use crate::engine::recovery::{self, Fit, Replay};
+use crate::engine::recovery::{self, Link, Next, Replay, Standing};
 use crate::error::{Error, Result};
 use crate::format::frame::{self, FrameDefect, Head, HeadRead, WholeFrame};
 use crate::format::index::{IndexIdentity, SegmentIndex};
@@ -33,6 +34,18 @@ pub(crate) enum Found {
     Newer(String),
     /// A whole frame.
     Whole(Box<WholeFrame>),
+}
+
+impl Found {
+    /// What the table of recovery is told of it.
+    pub(crate) fn standing(&self, before: Option<&Head>, offset: u64) -> Standing {
+        match self {
+            Found::Nothing => Standing::Nothing,
+            Found::NotWhole => Standing::NotWhole,
+            Found::Newer(_) => Standing::Newer,
+            Found::Whole(frame) => Standing::Whole(Link::of(before, &frame.head, offset)),
+        }
+    }
 }
 
 /// A segment that is opened for each read: for those that are seldom read, of which there may be more than a process
@@ -86,19 +99,20 @@ impl DiskFile for OnDemand {
 pub(crate) struct SegmentReader {
     file: Arc<dyn DiskFile>,
     pub(crate) header: SegmentHeader,
-    window: AlignedBuf,
+    /// None where nothing is loaded: a log may have tens of thousands of segments, and an empty buffer still has a page.
+    window: Option<AlignedBuf>,
     window_start: u64,
     window_filled: usize,
 }
 
 impl SegmentReader {
     pub(crate) fn new(file: Arc<dyn DiskFile>, header: SegmentHeader) -> SegmentReader {
-        SegmentReader { file, header, window: AlignedBuf::zeroed(0), window_start: 0, window_filled: 0 }
+        SegmentReader { file, header, window: None, window_start: 0, window_filled: 0 }
     }
 
     /// Gives the window's memory back; reading goes on as before.
     pub(crate) fn release(&mut self) {
-        (self.window, self.window_start, self.window_filled) = (AlignedBuf::zeroed(0), 0, 0);
+        (self.window, self.window_start, self.window_filled) = (None, 0, 0);
     }
 
     /// Reads anew whatever is asked for next.
@@ -118,7 +132,7 @@ impl SegmentReader {
         }
         let start = (offset - self.window_start) as usize;
         let end = (start + bytes as usize).min(self.window_filled);
-        Ok(&self.window[start.min(end)..end])
+        Ok(self.window.as_ref().map_or(&[], |window| &window[start.min(end)..end]))
     }
 
     /// Where the loaded bytes end.
@@ -132,11 +146,12 @@ impl SegmentReader {
         let ahead = if goes_on { WINDOW_BYTES.min(self.header.segment_bytes - offset) } else { 0 };
         let wanted = bytes.max(ahead);
         let wanted = wanted.next_multiple_of(self.block_bytes()) as usize;
-        if self.window.len() < wanted {
-            self.window = AlignedBuf::zeroed(wanted);
-        }
         self.window_filled = 0;
-        self.window_filled = self.file.read_at(&mut self.window[..wanted], offset)?;
+        let window = match self.window.take() {
+            Some(window) if window.len() >= wanted => self.window.insert(window),
+            _ => self.window.insert(AlignedBuf::zeroed(wanted)),
+        };
+        self.window_filled = self.file.read_at(&mut window[..wanted], offset)?;
         self.window_start = offset;
         Ok(())
     }
@@ -207,13 +222,15 @@ pub(crate) fn rebuild_index(
         Error::Corrupt { file: path.into(), offset, indexes: first..u64::MAX, reason }
     };
     while replay.last.is_none_or(|last| last.number < identity.last_frame) {
-        match segment.frame_at(offset).map_err(Error::io("read", path))? {
-            Found::Whole(frame) if recovery::fits(replay.last.as_ref(), &frame.head, offset) == Fit::Next => {
-                let followed = replay.follow(&frame, sequence, offset, segment_bytes);
+        let found = segment.frame_at(offset).map_err(Error::io("read", path))?;
+        match (recovery::next(found.standing(replay.last.as_ref(), offset)), found) {
+            (Next::Follows, Found::Whole(frame)) => {
+                // Terms of entries in older segments are for the walk to check: here these segments are not known.
+                let followed = replay.follow(&frame, (sequence, offset), segment_bytes, &BTreeMap::new());
                 followed.map_err(|why| corrupt(&replay, offset, why))?;
                 offset += u64::from(frame.head.frame_bytes);
             }
-            Found::Newer(what) => return Err(Error::Unsupported { file: path.into(), offset, what }),
+            (Next::Newer, Found::Newer(what)) => return Err(Error::Unsupported { file: path.into(), offset, what }),
             _ => {
                 let reason = "a frame is damaged, and later segments prove it durable";
                 return Err(corrupt(&replay, offset, reason.into()));

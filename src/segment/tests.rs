@@ -10,8 +10,10 @@ use crate::config::{Config, Verify};
 use crate::disk::Disk;
 use crate::engine::sequencer::Request;
 use crate::entry::LogEntry;
-use crate::format::names;
-use crate::sim::{Class, Contents, LocalLog, Loose, LooseEnd, SimDisk};
+use crate::format::frame::{self, Epoch, FrameKind, FrameSpec, Head, HeadRead};
+use crate::format::segment::SegmentHeader;
+use crate::format::{Salted, names};
+use crate::sim::{Class, Contents, CrashPoint, Landing, LocalLog, Loose, LooseEnd, SimDisk};
 
 fn config() -> Config {
     Config::default().block_bytes(Some(512)).segment_bytes(24 * 512).frame_bytes_max(512).lock_wait(Duration::ZERO)
@@ -153,4 +155,202 @@ fn a_full_disk_that_lost_the_size_of_the_lock_file_opens() {
     assert_eq!(lost.read_file(names::LOCK).unwrap().len(), 0, "nobody syncs it before a mark");
     lost.set_capacity(Some(lost.used_bytes()));
     assert_eq!(indexes(&open(&lost, 2).contents().unwrap()), [1]);
+}
+
+#[test]
+fn a_frame_that_a_killed_process_left_in_the_devices_cache_is_durable_once_it_was_shown() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    append(&mut log, &[entry(1, 1, 10)]);
+    log.submit(&[entry(2, 1, 10)]).unwrap();
+    log.pump().unwrap();
+    let killed = disk.crash_point().kill(|_| Landing::Units(Class::Whole));
+    assert_eq!(indexes(&killed_and_lost(&killed)), [1], "nothing proves that it got further than the cache");
+    let shown = open(&killed, 2).contents().unwrap();
+    assert_eq!(indexes(&shown), [1, 2]);
+    assert_eq!(killed_and_lost(&killed), shown);
+}
+
+/// What the next open finds after the power failed.
+fn killed_and_lost(killed: &SimDisk) -> Contents {
+    open(&killed.crash(|_| Class::Absent), 3).contents().unwrap()
+}
+
+/// Opens images of crash points, each twice; gives what was found.
+fn after_crashes(points: &[CrashPoint], config: &Config, mut check: impl FnMut(&Contents)) {
+    assert!(!points.is_empty());
+    for point in points {
+        for fates in point.fates(64, 1) {
+            let image = point.image(&fates);
+            let found = LocalLog::open(&image, config.clone(), 77).map(|log| log.contents().unwrap());
+            let found = found.unwrap_or_else(|error| panic!("{error}\n{}", point.describe(&fates)));
+            check(&found);
+            let again = LocalLog::open(&image.crash(|_| Class::Absent), config.clone(), 78).unwrap();
+            assert_eq!(again.contents().unwrap(), found, "a second recovery decides otherwise");
+        }
+    }
+}
+
+/// Every moment in the step, and the one after it.
+fn moments<T>(disk: &SimDisk, step: impl FnOnce() -> T) -> (Vec<CrashPoint>, T) {
+    disk.start_recording();
+    let done = step();
+    let mut points = disk.take_recording();
+    points.push(disk.crash_point());
+    (points, done)
+}
+
+#[test]
+fn a_crash_at_any_step_of_create_roll_seal_drop_and_recycle_leaves_a_log_that_opens() {
+    let disk = SimDisk::manual(1);
+    let (points, mut log) = moments(&disk, || open(&disk, 1));
+    after_crashes(&points, &config(), |found| assert_eq!(*found, Contents::default()));
+    let mut recycled = 0;
+    for index in 1..=40u64 {
+        // Each step on its own, and none loses what was acknowledged before it.
+        let kept = |found: &Contents| {
+            assert!(found.next.unwrap_or(1) >= index, "{found:?} without entry {}", index - 1);
+            assert_eq!(indexes(found).last().copied().unwrap_or(index), found.next.map_or(index, |next| next - 1));
+        };
+        recycled += log.dropped();
+        let (points, _) = moments(&disk, || log.prepare_spare().unwrap());
+        // A spare that is filled has many moments that are all alike.
+        let few: Vec<_> = points.iter().rev().take(8).chain(points.first()).cloned().collect();
+        after_crashes(&few, &config(), kept);
+        let (points, ()) = moments(&disk, || append(&mut log, &[entry(index, 1, 1700)]));
+        after_crashes(&points, &config(), kept);
+        if index % 6 == 0 {
+            let (points, ()) = moments(&disk, || append(&mut log, &[Request::Compact(index - 3, None)]));
+            after_crashes(&points, &config(), kept);
+        }
+        let (points, _) = moments(&disk, || {
+            while log.seal_one().unwrap() {}
+            log.drop_one().unwrap()
+        });
+        after_crashes(&points, &config(), kept);
+    }
+    assert!(recycled > 2 && log.active_segment() > 6, "{recycled} recycled, segment {}", log.active_segment());
+}
+
+#[test]
+fn a_truncation_across_segments_crashed_at_every_point_comes_whole_or_not_and_stays() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    (1..=30).for_each(|index| append(&mut log, &[entry(index, 1, 900)]));
+    assert!(log.active_segment() >= 3);
+    let before = log.contents().unwrap();
+    let at = |upto: u64| -> Contents {
+        let kept = before.entries.iter().filter(|entry| entry.index < 5).cloned();
+        let new = (5..=upto).map(|index| LogEntry::new(2, index, vec![index as u8; 900]));
+        let last_term = if upto < 5 { 1 } else { 2 };
+        Contents { entries: kept.chain(new).collect(), next: Some(upto + 1), last_term, ..Contents::default() }
+    };
+    let (points, ()) = moments(&disk, || append(&mut log, &[Request::Truncate(5)]));
+    let (after, inside) = points.split_last().unwrap();
+    after_crashes(inside, &config(), |found| assert!(*found == before || *found == at(4), "{found:?}"));
+    after_crashes(std::slice::from_ref(after), &config(), |found| assert_eq!(*found, at(4)));
+    for index in 5..12 {
+        let (points, ()) = moments(&disk, || append(&mut log, &[entry(index, 2, 900)]));
+        let legal = [at(index - 1), at(index)];
+        after_crashes(&points, &config(), |found| assert!(legal.contains(found), "{found:?}"));
+    }
+}
+
+#[test]
+fn recycled_segments_with_frames_of_one_size_crashed_at_every_frame_show_nothing_of_their_past() {
+    let config = config().spare_segments(2);
+    let disk = SimDisk::manual(1);
+    let mut log = LocalLog::open(&disk, config.clone(), 1).unwrap();
+    let (mut next, mut compacted, mut recycled) = (1, 0, 0);
+    while log.active_segment() < 9 {
+        while log.wants_spare() {
+            let is_recycled = log.dropped() > 0;
+            log.prepare_spare().unwrap();
+            if is_recycled {
+                assert_blank_to_its_salt(&disk, *log.segments().last().unwrap());
+                recycled += 1;
+            }
+        }
+        log.submit(&[entry(next, 1, 600)]).unwrap();
+        log.submit(&[entry(next + 1, 1, 600)]).unwrap();
+        assert_eq!(log.pump().unwrap(), 2, "two frames in flight, of two blocks each");
+        for first in Class::usual(2, 0) {
+            for second in Class::usual(2, 0) {
+                let kept = match (&first, &second) {
+                    (Class::Whole, Class::Whole) => next + 2,
+                    (Class::Whole, _) => next + 1,
+                    _ => next,
+                };
+                let mut fates = [first.clone(), second].into_iter();
+                let of_segment = |end: &LooseEnd| if end.is_in_flight() { fates.next().unwrap() } else { Class::Whole };
+                let image = disk.crash(of_segment);
+                let found = LocalLog::open(&image, config.clone(), next).unwrap().contents().unwrap();
+                assert_eq!(indexes(&found), (compacted + 1..kept).collect::<Vec<_>>());
+            }
+        }
+        log.drain().unwrap();
+        next += 2;
+        if next - compacted > 20 {
+            compacted = next - 4;
+            append(&mut log, &[Request::Compact(compacted, None)]);
+        }
+        while log.seal_one().unwrap() {}
+        log.drop_one().unwrap();
+    }
+    assert!(recycled >= 3, "{recycled} segments were recycled");
+}
+
+/// What lies in a recycled segment is there, and none of it verifies with the segment's new salt.
+fn assert_blank_to_its_salt(disk: &SimDisk, sequence: u64) {
+    let bytes = disk.contents(&names::segment(sequence)).unwrap();
+    let salt = SegmentHeader::decode(&bytes).unwrap().salt;
+    let blocks = || bytes.chunks(512).skip(1);
+    assert!(blocks().filter(|block| Head::salt_in(block).is_some()).count() > 5, "it was zeroed");
+    assert!(blocks().all(|block| Head::decode(block, salt) == HeadRead::Absent));
+}
+
+/// Bytes that recovery reads of a segment of 64 MiB, full of heads that verify and claim all that is behind them.
+#[test]
+fn a_segment_full_of_forged_heads_is_read_a_few_times_and_not_once_for_each_of_them() {
+    const SEGMENT: u64 = 64 << 20;
+    let config = Config::default().segment_bytes(SEGMENT).lock_wait(Duration::ZERO);
+    let disk = SimDisk::manual(1);
+    let mut log = LocalLog::open(&disk, config.clone(), 1).unwrap();
+    append(&mut log, &[entry(1, 1, 10)]);
+    let tail = log.tail();
+    drop(log);
+    let name = names::segment(1);
+    let forge = |bytes: &mut Vec<u8>| {
+        let salt = SegmentHeader::decode(bytes).unwrap().salt;
+        for offset in (tail as usize..bytes.len()).step_by(4096) {
+            let rest = bytes.len() - offset;
+            let spec = FrameSpec {
+                kind: FrameKind::Data,
+                number: 3,
+                epoch: Epoch { counter: 1, random: offset as u32 },
+                chain: 0,
+                watermark: 0,
+                salt,
+                offset: offset as u32,
+                first_index: Some(2),
+                base: None,
+                operations: &[],
+            };
+            frame::encode(&spec, &mut bytes[offset..offset + 4096]);
+            // All of what follows, as operations: the lengths fit each other.
+            bytes[offset + 8..offset + 12].copy_from_slice(&(rest as u32).to_le_bytes());
+            bytes[offset + 24..offset + 28].copy_from_slice(&((rest - 88) as u32).to_le_bytes());
+            let checksum = Salted::new(salt).over(&bytes[offset..offset + 84]).value();
+            bytes[offset + 84..offset + 88].copy_from_slice(&checksum.to_le_bytes());
+        }
+    };
+    disk.edit_file(&name, forge).unwrap();
+    for verify in [Verify::Tail, Verify::Full] {
+        let disk = disk.copy_at_rest();
+        let before = disk.counters();
+        let log = LocalLog::open(&disk, config.clone().verify(verify), 2).unwrap();
+        assert_eq!(indexes(&log.contents().unwrap()), [1]);
+        let read = disk.counters().bytes_read - before.bytes_read;
+        assert!(read > SEGMENT && read < 4 * SEGMENT, "{} segments were read", read as f64 / SEGMENT as f64);
+    }
 }
