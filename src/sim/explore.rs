@@ -176,6 +176,18 @@ pub fn explore(seed: u64, states: u64) -> Result<Summary, Box<Violation>> {
     explore_until(seed, |summary| summary.states >= states, None)
 }
 
+/// Lives through the one history that an input leads to: every choice of the history is a byte of it.
+///
+/// # Errors
+///
+/// The violation.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn explore_led_by(input: &[u8]) -> Result<Summary, Box<Violation>> {
+    let mut summary = Summary::default();
+    History::run_by(Rng::led_by(input), 0, &mut summary, None)?;
+    Ok(summary)
+}
+
 /// As [`explore`]; one state in a thousand is also opened by `real`.
 ///
 /// # Errors

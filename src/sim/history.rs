@@ -120,7 +120,16 @@ pub(super) struct History<'a> {
 impl<'a> History<'a> {
     /// Lives through the history of this seed.
     pub(super) fn run(seed: u64, summary: &'a mut Summary, real: Option<&'a dyn RealCheck>) -> Result<(), Violation> {
-        let mut rng = Rng::new(seed);
+        History::run_by(Rng::new(seed), seed, summary, real)
+    }
+
+    /// Lives through the history that these choices lead to.
+    pub(super) fn run_by(
+        mut rng: Rng,
+        seed: u64,
+        summary: &'a mut Summary,
+        real: Option<&'a dyn RealCheck>,
+    ) -> Result<(), Violation> {
         let temper = Temper::draw(&mut rng);
         let config = draw_config(&mut rng, temper.is_mixed);
         let block = config.block_bytes.unwrap_or(512);
@@ -158,6 +167,9 @@ impl<'a> History<'a> {
     fn live_all(&mut self) -> Result<(), Finding> {
         let mut floor = 0;
         for life in 0..self.temper.lives {
+            if self.rng.is_spent() {
+                break;
+            }
             self.judge.summary.lives += 1;
             if self.temper.is_mixed {
                 self.judge.config.block_bytes = Some([512, 1024][self.rng.below(2)]);
@@ -172,7 +184,7 @@ impl<'a> History<'a> {
             self.inside = (inside, before);
             let steps = 1 + self.rng.below(self.temper.steps * 2);
             for _ in 0..steps {
-                if !self.step(&mut log)? {
+                if self.rng.is_spent() || !self.step(&mut log)? {
                     break;
                 }
             }

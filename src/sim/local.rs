@@ -562,6 +562,12 @@ impl LocalLog {
         self.sequencer.last_number()
     }
 
+    /// Index of the next entry that brings none.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn next_index(&self) -> u64 {
+        self.sequencer.next_index()
+    }
+
     /// Every frame up to this one is durable *and* a durable head or slot of this life says so: damage to it must be
     /// noticed.
     pub fn witnessed(&self) -> u64 {

@@ -67,6 +67,8 @@ mod tests;
 pub use class::{Class, UNIT_BYTES};
 pub use crash::{CrashPoint, Fates, Landing, Loose, LooseEnd};
 pub use disk::{InFlight, Mode, OpId, SimDisk, SimOptions};
+#[cfg(feature = "fuzzing")]
+pub(crate) use explore::explore_led_by;
 pub use explore::{RealCheck, Summary, Violation, explore, explore_with};
 pub use fault::{Counters, FaultRule, OpKind};
 pub use local::{Contents, LocalLog};
