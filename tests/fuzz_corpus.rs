@@ -59,6 +59,15 @@ fn histories_hold_as_they_ever_did() {
     replay("ops_vs_model");
 }
 
+/// Runs one input on one target: `RINGWAL_INPUT=open_directory:path/of/the/input`, to look at a finding.
+#[test]
+fn the_input_of_the_environment_holds() {
+    let Ok(named) = std::env::var("RINGWAL_INPUT") else { return };
+    let (name, path) = named.split_once(':').expect("RINGWAL_INPUT is target:path");
+    let target = TARGETS.iter().find(|target| target.name == name).expect("one of the targets");
+    (target.run)(&fs::read(path).unwrap());
+}
+
 #[test]
 fn every_target_is_replayed_and_has_a_file_of_its_own() {
     let source = fs::read_to_string(file!()).unwrap_or_else(|_| include_str!("fuzz_corpus.rs").into());
