@@ -559,6 +559,16 @@ impl<'a> Recovery<'a> {
             && found == bytes
     }
 
+    /// Whether what a newer version wrote at a place is the log's next frame, as far as its head can be read: one with
+    /// unknown operations may also be left of a life that was cut, and then it is as stale as any other.
+    fn is_next(&mut self, segment: usize, offset: u64) -> Result<bool> {
+        let read = self.segments[segment].head_at(offset).map_err(self.read_error(segment))?;
+        Ok(match read {
+            HeadRead::Head(head) => recovery::fits(self.replay.last.as_ref(), &head, offset) == Fit::Next,
+            HeadRead::Newer(_) | HeadRead::Absent => true,
+        })
+    }
+
     /// Follows the frame at a place if it is the next one; remembers the number of a segment's first frame.
     fn follow_at(&mut self, segment: usize, offset: u64, segment_first: &mut Option<u64>) -> Result<bool> {
         let header = self.segments[segment].header;
@@ -568,7 +578,7 @@ impl<'a> Recovery<'a> {
         let found = self.segments[segment].frame_at(offset).map_err(self.read_error(segment))?;
         let frame = match found {
             Found::Whole(frame) if recovery::fits(self.replay.last.as_ref(), &frame.head, offset) == Fit::Next => frame,
-            Found::Newer(what) => return Err(self.unsupported(segment, offset, what)),
+            Found::Newer(what) if self.is_next(segment, offset)? => return Err(self.unsupported(segment, offset, what)),
             _ => return Ok(false),
         };
         self.replay

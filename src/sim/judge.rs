@@ -343,7 +343,7 @@ impl Judge<'_> {
 }
 
 /// Every frame on a disk, a line each: what a person wants to see of a failing image.
-fn portray(image: &SimDisk) -> String {
+pub(crate) fn portray(image: &SimDisk) -> String {
     let mut text = String::new();
     for name in image.file_names() {
         let Ok(content) = image.contents(&name) else { continue };

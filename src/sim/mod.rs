@@ -71,5 +71,7 @@ pub use disk::{InFlight, Mode, OpId, SimDisk, SimOptions};
 pub(crate) use explore::explore_led_by;
 pub use explore::{RealCheck, Summary, Violation, explore, explore_with};
 pub use fault::{Counters, FaultRule, OpKind};
+#[cfg(feature = "fuzzing")]
+pub(crate) use judge::portray;
 pub use local::{Contents, LocalLog};
 pub use rng::Rng;
