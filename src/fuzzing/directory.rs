@@ -3,7 +3,9 @@
 //! It gives a value or a typed error. Then, whatever was forged:
 //!
 //! - looking writes nothing, and an open that fails changes no file of the log;
-//! - what one open shows, the next one shows, also after a power failure right behind the first;
+//! - what one open shows, the next one shows, also after a power failure right behind the first; only where there is
+//!   damage that a full verification meets and the first open did not look at, the next one may meet it: an open that
+//!   cuts a torn frame at the start of a segment takes away what proved the segment before, and the next walk is longer;
 //! - an index file makes no difference to a full verification;
 //! - what opens takes an append (or refuses it with a reason), closes, and opens again with it.
 //!
@@ -40,19 +42,23 @@ pub fn open_directory(input: &[u8]) {
             crate::sim::portray(&disk_with(&image.files))
         );
     }
-    let mut shown = Vec::new();
-    for verify in [Verify::Tail, Verify::Full] {
-        let with = open(&image.files, &image.config, verify, seed);
-        let without = open(&image.without_indexes(), &image.config, verify, seed);
-        compare_indexes(&image, verify, &with, &without);
-        compare_look(&image, verify, &with);
-        shown.push(with.shown());
-        live_on(with, &image);
-        live_on(without, &image);
+    let full = try_all(&image, Verify::Full, seed, true);
+    let tail = try_all(&image, Verify::Tail, seed, full.is_ok());
+    if full.is_ok() && !image.is_forged {
+        assert_eq!(tail, full, "an ordinary open differs from a full verification");
     }
-    if let (Ok(full), false) = (&shown[1], image.is_forged) {
-        assert_eq!(shown[0].as_ref(), Ok(full), "an ordinary open differs from a full verification");
-    }
+}
+
+/// Opens in every way there is, and lives on; returns what was shown.
+fn try_all(image: &Image, verify: Verify, seed: u64, is_sound: bool) -> Result<Contents, Kind> {
+    let with = open(&image.files, &image.config, verify, seed);
+    let without = open(&image.without_indexes(), &image.config, verify, seed);
+    compare_indexes(image, verify, &with, &without);
+    compare_look(image, verify, &with);
+    let shown = with.contents.clone();
+    live_on(with, image, is_sound);
+    live_on(without, image, is_sound);
+    shown
 }
 
 /// What an error is.
@@ -82,12 +88,6 @@ struct Opened {
     config: Config,
     log: Result<LocalLog, Kind>,
     contents: Result<Contents, Kind>,
-}
-
-impl Opened {
-    fn shown(&self) -> Result<Contents, Kind> {
-        self.contents.clone()
-    }
 }
 
 fn open(files: &Files, config: &Config, verify: Verify, seed: u64) -> Opened {
@@ -164,13 +164,13 @@ fn read(log: &Log, image: &Image) -> Result<Vec<crate::LogEntry>, Error> {
 }
 
 /// Uses a log that opened: it takes an append, and shows the same whenever it is opened again.
-fn live_on(opened: Opened, image: &Image) {
+fn live_on(opened: Opened, image: &Image, is_sound: bool) {
     let Opened { disk, config, log: Ok(mut log), contents: Ok(before) } = opened else { return };
     let after_power_failure = disk.crash_point().lose_all();
     if std::env::var_os("RINGWAL_SHOW").is_some() {
         println!("opened {:?}\n{}", log.report(), crate::sim::portray(&after_power_failure));
     }
-    assert_same(&after_power_failure, &config, &before, "after a power failure");
+    assert_same(&after_power_failure, &config, &before, is_sound, "after a power failure");
     let mut expected = before;
     match log.submit(&[Request::Push(bytes::Bytes::from_static(b"one more"))]) {
         Ok(_) => {
@@ -186,7 +186,7 @@ fn live_on(opened: Opened, image: &Image) {
     }
     keep_house(&mut log);
     log.close().expect("nothing fails here");
-    assert_same(&disk, &config, &expected, "after a clean close");
+    assert_same(&disk, &config, &expected, is_sound, "after a clean close");
 }
 
 fn keep_house(log: &mut LocalLog) {
@@ -195,11 +195,13 @@ fn keep_house(log: &mut LocalLog) {
     while log.remove_dropped().expect("nothing fails here") {}
 }
 
-fn assert_same(disk: &SimDisk, config: &Config, expected: &Contents, when: &str) {
-    let log = LocalLog::open(disk, config.clone(), 7);
-    let log = log.unwrap_or_else(|error| panic!("{when} it does not open: {error}"));
-    let found = log.contents().unwrap_or_else(|error| panic!("{when} it does not read: {error}"));
-    assert!(found == *expected, "{when} it shows {found:?} instead of {expected:?}");
+fn assert_same(disk: &SimDisk, config: &Config, expected: &Contents, is_sound: bool, when: &str) {
+    let found = LocalLog::open(disk, config.clone(), 7).and_then(|log| log.contents());
+    match found {
+        Ok(found) => assert!(found == *expected, "{when} it shows {found:?} instead of {expected:?}"),
+        Err(Error::Corrupt { .. } | Error::Unsupported { .. }) if !is_sound => {}
+        Err(error) => panic!("{when} it does not open: {error}"),
+    }
 }
 
 /// Inputs to begin with.

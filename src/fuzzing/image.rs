@@ -70,7 +70,7 @@ impl Image {
             image.files.insert(name, bytes);
         }
         if choices.one_in(2) {
-            image.make_verify(choices);
+            image.make_verify(&[Seal::Chain, Seal::Segments, Seal::Slots, Seal::Indexes], choices);
         }
         image
     }
@@ -95,11 +95,23 @@ impl Image {
             5 => self.copy_file(name, choices),
             6 => self.swap(name, choices),
             7..9 => self.copy_blocks(&name, choices),
-            9..12 => self.alter_frame(choices),
-            12 => self.alter_field(is_segment, &[0], &forge::SEGMENT, choices),
-            13 => self.alter_field(|name| name == names::LOCK, &[0, 4096], &forge::SLOT, choices),
-            14 => self.alter_field(is_index, &[0], &forge::INDEX, choices),
-            _ => self.make_verify(choices),
+            9..12 => {
+                self.alter_frame(choices);
+                self.make_verify(&[Seal::Nothing, Seal::Segments, Seal::Chain, Seal::Chain], choices);
+            }
+            12 => {
+                self.alter_field(is_segment, &[0], &forge::SEGMENT, choices);
+                self.make_verify(&[Seal::Nothing, Seal::Segments, Seal::Chain], choices);
+            }
+            13 => {
+                self.alter_field(|name| name == names::LOCK, &[0, 4096], &forge::SLOT, choices);
+                self.make_verify(&[Seal::Nothing, Seal::Slots], choices);
+            }
+            14 => {
+                self.alter_field(is_index, &[0], &forge::INDEX, choices);
+                self.make_verify(&[Seal::Nothing, Seal::Indexes], choices);
+            }
+            _ => self.make_verify(&[Seal::Chain, Seal::Segments, Seal::Slots, Seal::Indexes], choices),
         }
     }
 
@@ -204,25 +216,37 @@ impl Image {
         }
     }
 
-    /// Makes all files of a kind verify as they are now.
-    fn make_verify(&mut self, choices: &mut Choices<'_>) {
-        let kind = choices.below(8);
+    /// Makes files verify as they are now, of one of these kinds.
+    fn make_verify(&mut self, kinds: &[Seal], choices: &mut Choices<'_>) {
+        let kind = choices.one_of(kinds);
         let mut chain = 0;
         for (name, bytes) in &mut self.files {
-            match names::classify(name) {
-                Name::Segment(_) if kind < 3 => forge::segment(bytes, None),
-                Name::Segment(_) if kind < 6 => forge::segment(bytes, Some(&mut chain)),
-                Name::Lock if kind == 6 => {
+            match (names::classify(name), kind) {
+                (Name::Segment(_), Seal::Segments) => forge::segment(bytes, None),
+                (Name::Segment(_), Seal::Chain) => forge::segment(bytes, Some(&mut chain)),
+                (Name::Lock, Seal::Slots) => {
                     forge::slot(bytes);
                     forge::slot(bytes.get_mut(4096..).unwrap_or_default());
                 }
-                Name::Index(_) if kind == 7 => forge::index(bytes),
+                (Name::Index(_), Seal::Indexes) => forge::index(bytes),
                 _ => continue,
             }
             self.is_forged = true;
-            self.has_forged_index |= kind == 7;
+            self.has_forged_index |= kind == Seal::Indexes;
         }
     }
+}
+
+/// What is made to verify.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seal {
+    Nothing,
+    /// All segments, but for the chain of their frames.
+    Segments,
+    /// All segments, and the chain of all frames through them.
+    Chain,
+    Slots,
+    Indexes,
 }
 
 fn is_segment(name: &str) -> bool {
