@@ -42,3 +42,21 @@ pub const TARGETS: [Target; 5] = [
     Target { name: "open_directory", run: open_directory, seeds: directory::seeds },
     Target { name: "ops_vs_model", run: ops_vs_model, seeds: operations::seeds },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also for an interpreter that watches memory: decoding, recovery and the simulated disk in one go.
+    #[test]
+    fn what_every_target_begins_with_holds() {
+        for target in TARGETS {
+            let some = if cfg!(miri) { 2 } else { usize::MAX };
+            for (name, input) in (target.seeds)().into_iter().take(some) {
+                println!("{} {name}", target.name);
+                let length = if cfg!(miri) { input.len().min(40) } else { input.len() };
+                (target.run)(&input[..length]);
+            }
+        }
+    }
+}
