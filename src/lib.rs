@@ -92,6 +92,9 @@ mod engine;
 mod entry;
 mod error;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod log;
 mod log_storage;
 mod mem_log;

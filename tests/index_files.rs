@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use look::Look;
+use ringwal::format::index::{IndexHeader, SegmentIndex, encode};
 use ringwal::format::names;
 use ringwal::sim::SimDisk;
 use ringwal::{Batch, Config, Log, LogEntry, SegmentRole};
@@ -214,4 +215,29 @@ fn an_index_file_damaged_under_an_open_log_gives_the_same_answers() {
             }
         }
     }
+}
+
+/// Whoever made it knew the segment: the file verifies and names the segment as it is. Only it leaves entries out, or has
+/// some that are not there.
+#[test]
+fn an_index_file_that_verifies_and_tells_of_other_entries_is_not_believed() {
+    let (_, disk) = histories().swap_remove(0);
+    let recover = |disk: &SimDisk| Log::recover_on(Arc::new(disk.copy_at_rest()), config()).unwrap();
+    let expected = Look::take(&recover(&disk).0).unwrap();
+    let mut rebuilt = 0;
+    for name in index_names(&disk) {
+        let bytes = disk.read_file(&name).unwrap();
+        let header = IndexHeader::decode(&bytes, bytes.len() as u64).unwrap();
+        let whole = header.range();
+        for range in [whole.start..whole.end - 1, whole.start + 1..whole.end, whole.start..whole.end + 1, 0..0] {
+            let mut index = SegmentIndex::new();
+            range.clone().for_each(|nth| index.push(nth, 1, 4096 + 8 * (nth - range.start) as u32));
+            let lied_to = disk.copy_at_rest();
+            lied_to.write_file(&name, &encode(&index, header.identity())).unwrap();
+            let (log, report) = recover(&lied_to);
+            assert_eq!(Look::take(&log).unwrap(), expected, "{name} tells of {range:?}, not {whole:?}");
+            rebuilt += report.indexes_rebuilt;
+        }
+    }
+    assert!(rebuilt > 0, "no index file that was altered was ever read");
 }

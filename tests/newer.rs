@@ -154,13 +154,8 @@ fn a_lock_slot_of_format_version_2_is_refused() {
     }
 }
 
-/// An operation of a future kind makes its frame unreadable, though its head is of a known kind.
-#[test]
-fn an_operation_of_a_future_kind_is_refused() {
-    let frames = log(true);
-    let (active, end) = frames.ends.last().unwrap();
-    let copy = frames.disk.copy_at_rest();
-    let offset = end - BLOCK;
+/// Gives the frame without a base at a place an operation of a future kind, and makes all of it verify.
+fn give_it_a_future_operation(disk: &SimDisk, name: &str, offset: usize) {
     let edit = |bytes: &mut Vec<u8>| {
         let salt = salt_of(bytes);
         let operation = &mut bytes[offset + 88..];
@@ -171,9 +166,40 @@ fn an_operation_of_a_future_kind_is_refused() {
         let headers = Salted::new(salt).over(&operation[..40]).value();
         bytes[offset + 80..offset + 84].copy_from_slice(&headers.to_le_bytes());
     };
-    copy.edit_file(active, edit).unwrap();
-    // Its head changed with it: it is the last one, so that no chain is broken.
-    alter_head(&copy, active, offset, |_| ());
+    disk.edit_file(name, edit).unwrap();
+    alter_head(disk, name, offset, |_| ());
+}
+
+/// An operation of a future kind makes its frame unreadable, though its head is of a known kind.
+#[test]
+fn an_operation_of_a_future_kind_is_refused() {
+    let frames = log(true);
+    let (active, end) = frames.ends.last().unwrap();
+    let copy = frames.disk.copy_at_rest();
+    // Its head changes with it: it is the last one, so that no chain is broken.
+    give_it_a_future_operation(&copy, active, end - BLOCK);
     let refused = Log::open_on(Arc::new(copy), config()).unwrap_err();
     assert!(matches!(refused, Error::Unsupported { .. }), "{refused}");
+}
+
+/// A newer version crashed with two frames in flight, of which only the second arrived, and it has an operation of a
+/// future kind. An open cuts it like any other frame in flight; then it stands right behind the new life's first frame,
+/// dead, and must not keep the log from opening again.
+#[test]
+fn a_dead_frame_with_an_operation_of_a_future_kind_does_not_bar_the_log() {
+    let frames = log(false);
+    let (active, end) = frames.ends.last().unwrap();
+    let (lost, last) = (end - 2 * BLOCK, end - BLOCK);
+    give_it_a_future_operation(&frames.disk, active, last);
+    let in_flight_together = |head: &mut [u8]| {
+        let watermark = u64::from_le_bytes(head[72..80].try_into().unwrap());
+        head[72..80].copy_from_slice(&(watermark - 1).to_le_bytes());
+    };
+    alter_head(&frames.disk, active, last, in_flight_together);
+    frames.disk.zero_range(active, lost as u64..last as u64).unwrap();
+    for life in 0..3 {
+        let (log, report) = Log::open_on(Arc::new(frames.disk.clone()), config()).unwrap();
+        assert_eq!((log.state().last, report.bytes_cut > 0), (Some((58, 0)), life == 0));
+        log.close().unwrap();
+    }
 }

@@ -151,6 +151,15 @@ impl Ledger {
         self.indexes.get(&segment.sequence)?.term_of(index)
     }
 
+    /// Whether the live entries of all segments together are those that the outline tells of, without a hole.
+    pub(crate) fn ranges_agree(&self) -> bool {
+        let State { first, next, .. } = self.outline.state;
+        let mut end = first;
+        let mut live = self.ranges.iter().map(|segment| &segment.live).filter(|live| !live.is_empty());
+        let joins = live.all(|live| std::mem::replace(&mut end, Some(live.end)) == Some(live.start));
+        joins && (first.is_none() || end == next)
+    }
+
     /// Carries out `count` appends at the next indexes, from `first` on, with the last term. Where they lie is told to
     /// what this returns.
     pub(crate) fn begin_run(&mut self, first: u64, count: u64) -> Run<'_> {
@@ -268,6 +277,29 @@ mod tests {
         assert_eq!((log.state.first, log.state.next), (None, Some(2)));
         let log = outline(&[entry(1, 1), compact(100, 7)]);
         assert_eq!((log.state.first, log.state.next, log.state.last_term), (None, Some(101), 7));
+    }
+
+    #[test]
+    fn ranges_agree_while_they_hold_every_live_entry_and_no_other() {
+        let mut ledger = Ledger::default();
+        assert!(ledger.ranges_agree());
+        ledger.add_segment(1, 1);
+        (5..9).for_each(|index| ledger.apply(&entry(index, 1), index as u32 * 64));
+        ledger.add_segment(2, 5);
+        ledger.apply(&entry(9, 1), 512);
+        ledger.apply(&compact(6, 1), 0);
+        assert!(ledger.ranges_agree());
+        let mut short = ledger.clone();
+        short.ranges.truncate_from(9);
+        assert!(!short.ranges_agree(), "the last entry is missing");
+        let mut holed = ledger.clone();
+        holed.ranges.drop_oldest();
+        assert!(!holed.ranges_agree(), "the first ones are missing");
+        let mut more = ledger.clone();
+        more.ranges.push(10);
+        assert!(!more.ranges_agree(), "one too many");
+        ledger.apply(&compact(20, 1), 0);
+        assert!(ledger.ranges_agree(), "nothing is left, and nothing is there");
     }
 
     #[test]

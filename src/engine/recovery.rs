@@ -271,7 +271,8 @@ impl Link {
         }
     }
 
-    fn holds(self) -> bool {
+    /// Whether the frame follows.
+    pub(crate) fn holds(self) -> bool {
         self.number && self.chain && self.epoch && self.place
     }
 }

@@ -44,8 +44,10 @@ mod tests {
     #[test]
     fn every_length_and_alignment_gives_what_the_crate_gives() {
         let bytes: Vec<u8> = (0..3000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        for start in 0..9 {
-            for end in (start..start + 900).chain([2000, 3000]) {
+        // An interpreter takes its time: a few lengths around the places where another loop takes over.
+        let (starts, step) = if cfg!(miri) { (2, 127) } else { (9, 1) };
+        for start in 0..starts {
+            for end in (start..start + 900).step_by(step).chain([2000, 3000]) {
                 let part = &bytes[start..end];
                 assert_eq!(append(7, part), crc32c::crc32c_append(7, part), "{start}..{end}");
                 let (head, tail) = part.split_at(part.len() / 3);

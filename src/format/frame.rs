@@ -409,7 +409,7 @@ impl OperationHeader {
     /// Whether this is the header of an entry.
     #[inline]
     pub fn is_entry(&self) -> bool {
-        self.kind == 1
+        self.kind == 1 && self.key_bytes == 0
     }
 
     /// Bytes of header and payload, without padding.
@@ -435,7 +435,12 @@ impl OperationHeader {
         }
     }
 
+    /// Fields that the kind has no use for must be zero, as the writer left them: what reads back in part would not be
+    /// what was written.
     fn operation(&self, payload: &[u8]) -> Option<Operation> {
+        let is_timeless = self.timestamp == 0;
+        let is_placeless = is_timeless && self.index == 0 && self.term == 0;
+        let is_bare = is_timeless && self.key_bytes == 0 && payload.is_empty();
         let copy = Bytes::copy_from_slice;
         let key = || payload.split_at_checked(self.key_bytes as usize);
         match self.kind {
@@ -445,10 +450,12 @@ impl OperationHeader {
                 timestamp: self.timestamp,
                 payload: copy(payload),
             }),
-            2 if payload.is_empty() => Some(Operation::Truncate { first_removed: self.index, last_term: self.term }),
-            3 => key().map(|(key, value)| Operation::PutMeta { key: copy(key), value: copy(value) }),
-            4 if payload.is_empty() => Some(Operation::Compact { index: self.index, term: self.term }),
-            5 if self.key_bytes as usize == payload.len() => Some(Operation::DeleteMeta { key: copy(payload) }),
+            2 if is_bare => Some(Operation::Truncate { first_removed: self.index, last_term: self.term }),
+            3 if is_placeless => key().map(|(key, value)| Operation::PutMeta { key: copy(key), value: copy(value) }),
+            4 if is_bare => Some(Operation::Compact { index: self.index, term: self.term }),
+            5 if is_placeless && self.key_bytes as usize == payload.len() => {
+                Some(Operation::DeleteMeta { key: copy(payload) })
+            }
             _ => None,
         }
     }
@@ -727,6 +734,48 @@ mod tests {
             assert!(read(&bytes).is_ok());
             bytes[operations..].copy_from_slice(&dead[operations..]);
             assert!(read(&bytes).is_err(), "{new:?}");
+        }
+    }
+
+    /// Makes the only operation of a frame without a base verify as it stands, and with it the head.
+    fn seal(bytes: &mut [u8], payload_bytes: usize) {
+        let seed = Salted::new(SALT);
+        let (header, payload) = (HEAD_BYTES, HEAD_BYTES + OPERATION_HEADER_BYTES);
+        let covered = seed.over(&bytes[header..header + OPERATION_CHECKSUM_AT]);
+        let checksum = covered.over(&bytes[payload..payload + payload_bytes]).value();
+        put(bytes, header + OPERATION_CHECKSUM_AT, &checksum.to_le_bytes());
+        let headers = seed.over(&bytes[header..payload]).value();
+        put(bytes, HEADERS_CHECKSUM_AT, &headers.to_le_bytes());
+        let head = seed.over(&bytes[..HEAD_CHECKSUM_AT]).value();
+        put(bytes, HEAD_CHECKSUM_AT, &head.to_le_bytes());
+    }
+
+    #[test]
+    fn an_operation_with_something_in_fields_it_does_not_have_is_not_whole() {
+        let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+        let compact = Operation::Compact { index: 7, term: 1 };
+        let truncate = Operation::Truncate { first_removed: 7, last_term: 1 };
+        let entry = Operation::Entry { index: 7, term: 1, timestamp: 9, payload: value.clone() };
+        let put_meta = Operation::PutMeta { key: key.clone(), value };
+        let delete = Operation::DeleteMeta { key };
+        let unused: [(Operation, &[usize]); 5] = [
+            (entry, &[32]),
+            (truncate, &[24, 32]),
+            (put_meta, &[8, 16, 24]),
+            (compact, &[24, 32]),
+            (delete, &[8, 16, 24]),
+        ];
+        for (operation, fields) in unused {
+            let good = encoded(FrameKind::Data, None, std::slice::from_ref(&operation), 0);
+            let mut sealed = good.clone();
+            seal(&mut sealed, operation.payload_bytes());
+            assert_eq!(sealed, good, "sealing changes nothing where all is as written");
+            for &field in fields {
+                let mut bytes = good.clone();
+                bytes[HEAD_BYTES + field] = 1;
+                seal(&mut bytes, operation.payload_bytes());
+                assert_eq!(read(&bytes).err(), Some(BROKEN), "{operation:?}, byte {field}");
+            }
         }
     }
 

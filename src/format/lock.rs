@@ -64,6 +64,8 @@ impl Slot {
             return SlotRead::Absent;
         }
         match u32_at(bytes, 8) {
+            // Its reserved bytes are zero, or this version did not write it.
+            FORMAT_VERSION if u32_at(bytes, 12) != 0 => SlotRead::Absent,
             FORMAT_VERSION => SlotRead::Slot(Slot { log_id: array_at(bytes, 16), watermark: u64_at(bytes, 32) }),
             version => SlotRead::Version(version),
         }
@@ -89,5 +91,14 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
         assert_eq!(Slot::decode(&[0; 512]), SlotRead::Absent);
+    }
+
+    #[test]
+    fn a_slot_with_something_in_its_reserved_bytes_is_no_witness() {
+        let mut bytes = Slot { log_id: [9; 16], watermark: 77 }.encode();
+        bytes[13] = 1;
+        let checksum = checksum(&bytes);
+        put(&mut bytes, 40, &checksum.to_le_bytes());
+        assert_eq!(Slot::decode(&bytes), SlotRead::Absent);
     }
 }

@@ -98,6 +98,9 @@ impl State {
         }
         let hard_state = decode_pairs(&bytes[BASE_FIXED_BYTES as usize..pairs_end as usize], count)?;
         let compacted = index_at(bytes, 0).map(|index| (index, u64_at(bytes, 8)));
+        if compacted.is_none() && u64_at(bytes, 8) != 0 {
+            return None;
+        }
         let (first, next) = (index_at(bytes, 16), index_at(bytes, 24));
         let state = State { compacted, first, next, last_term: u64_at(bytes, 32), hard_state: Arc::new(hard_state) };
         state.indexes_fit().then_some(state)
@@ -166,5 +169,14 @@ mod tests {
                 prop_assert_eq!(state.encoded_bytes(), bytes.len() as u64);
             }
         }
+    }
+
+    #[test]
+    fn a_term_without_a_compaction_point_is_no_base() {
+        let mut bytes = vec![0; State::default().encoded_bytes() as usize];
+        State::default().encode(&mut bytes);
+        assert!(State::decode(&bytes).is_some());
+        bytes[8] = 1;
+        assert_eq!(State::decode(&bytes), None);
     }
 }

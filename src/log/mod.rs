@@ -151,7 +151,14 @@ impl Log {
     /// Those of [`Log::open`].
     #[cfg(feature = "sim")]
     pub fn recover_on(disk: Arc<dyn crate::disk::Disk>, config: Config) -> Result<(Log, RecoveryReport)> {
-        let (shared, report) = open::recover_on(disk, config)?;
+        let (shared, report) = open::recover_on(disk, config, false)?;
+        Ok((Log::new(shared, None), report))
+    }
+
+    /// As [`Log::recover_on`], but only looks: nothing is written.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn look_on(disk: Arc<dyn crate::disk::Disk>, config: Config) -> Result<(Log, RecoveryReport)> {
+        let (shared, report) = open::recover_on(disk, config, true)?;
         Ok((Log::new(shared, None), report))
     }
 

@@ -88,11 +88,16 @@ pub(crate) fn open_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Shared
     Ok((shared, threads, report))
 }
 
-/// A whole writing recovery, and then a log without threads, for reading: where many states are to be tried.
+/// A whole recovery, and then a log without threads, for reading: where many states are to be tried. One that is read
+/// only looks once: whatever it finds damaged, nobody else is writing there.
 #[cfg(feature = "sim")]
-pub(crate) fn recover_on(disk: Arc<dyn Disk>, config: Config) -> Result<(Arc<Shared>, RecoveryReport)> {
+pub(crate) fn recover_on(
+    disk: Arc<dyn Disk>,
+    config: Config,
+    read_only: bool,
+) -> Result<(Arc<Shared>, RecoveryReport)> {
     config.validate()?;
-    let request = Request { disk: &disk, config: &config, random: &random, read_only: false };
+    let request = Request { disk: &disk, config: &config, random: &random, read_only };
     let mut recovered = recover::recover(&request)?;
     recovered.lock = None;
     let report = recovered.report.clone();

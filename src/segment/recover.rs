@@ -132,9 +132,7 @@ pub(crate) fn recover(request: &Request<'_>) -> Result<Recovered> {
     } else {
         recovery.open_segments(listing.run())?;
     }
-    recovery.restore_before_walk()?;
-    recovery.walk()?;
-    recovery.check_nothing_is_missing()?;
+    recovery.find_end()?;
     if !request.read_only {
         recovery.make_durable()?;
         recovery.decide()?;
@@ -169,6 +167,8 @@ struct Recovery<'a> {
     request: &'a Request<'a>,
     disk: &'a Arc<dyn Disk>,
     slot: Option<Slot>,
+    /// Live ranges are taken from index files that fit.
+    trusts_indexes: bool,
     segments: Vec<SegmentReader>,
     files: Vec<OpenSegment>,
     first_heads: Vec<Option<Head>>,
@@ -211,6 +211,7 @@ impl<'a> Recovery<'a> {
             request,
             disk: request.disk,
             slot,
+            trusts_indexes: true,
             segments: Vec::new(),
             files: Vec::new(),
             first_heads: Vec::new(),
@@ -438,6 +439,34 @@ impl<'a> Recovery<'a> {
         })
     }
 
+    /// Steps 2 to 4. An index file that verifies and tells of other entries than the log does is no evidence: then all is
+    /// read once more, without any.
+    fn find_end(&mut self) -> Result<()> {
+        self.walk_from_start()?;
+        if !self.replay.ledger.ranges_agree() && self.trusts_indexes {
+            self.forget_walk();
+            self.trusts_indexes = false;
+            self.walk_from_start()?;
+        }
+        match self.replay.ledger.ranges_agree() {
+            true => Ok(()),
+            false => Err(self.corrupt(self.start, 0, "the segments hold other entries than the log's state says")),
+        }
+    }
+
+    fn walk_from_start(&mut self) -> Result<()> {
+        self.restore_before_walk()?;
+        self.walk()?;
+        self.check_nothing_is_missing()
+    }
+
+    /// Goes back to where the segments were just opened.
+    fn forget_walk(&mut self) {
+        let known = std::mem::replace(self, Recovery::new(self.request, self.slot));
+        (self.segments, self.files, self.first_heads) = (known.segments, known.files, known.first_heads);
+        self.report = RecoveryReport { indexes_rebuilt: 0, ..known.report };
+    }
+
     /// Step 2: where the walk starts, and the live ranges of everything before it.
     fn restore_before_walk(&mut self) -> Result<()> {
         self.start = recovery::start(&self.first_heads, self.request.config.verify == Verify::Full).1;
@@ -498,6 +527,9 @@ impl<'a> Recovery<'a> {
 
     /// An index file that fits the segment as it is. Anything else, an I/O error included, means: rebuild.
     fn open_index(&self, identity: &IndexIdentity) -> Option<IndexMap> {
+        if !self.trusts_indexes {
+            return None;
+        }
         let file = self.disk.open(&names::index(identity.sequence), Access::Read).ok()?;
         IndexMap::open(&*file, identity).ok()
     }
@@ -613,7 +645,7 @@ impl<'a> Recovery<'a> {
         let (next, found) = self.look_at(segment, offset)?;
         let frame = match (next, found) {
             (Next::Follows, Some(Found::Whole(frame))) => frame,
-            (Next::Newer, Some(Found::Newer(what))) => return Err(self.unsupported(segment, offset, what)),
+            (Next::Newer, Some(Found::Newer(what, _))) => return Err(self.unsupported(segment, offset, what)),
             _ => return Ok(false),
         };
         let terms = self.terms_of(&frame)?;

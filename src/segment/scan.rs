@@ -30,8 +30,8 @@ pub(crate) enum Found {
     Nothing,
     /// A head verifies; the frame is not whole.
     NotWhole,
-    /// A newer version wrote it.
-    Newer(String),
+    /// A newer version wrote it; the head, where that much of it can be read.
+    Newer(String, Option<Head>),
     /// A whole frame.
     Whole(Box<WholeFrame>),
 }
@@ -42,7 +42,11 @@ impl Found {
         match self {
             Found::Nothing => Standing::Nothing,
             Found::NotWhole => Standing::NotWhole,
-            Found::Newer(_) => Standing::Newer,
+            // One with unknown operations may also be left of a life that was cut: then it is as stale as any other.
+            Found::Newer(_, Some(head)) if !Link::of(before, head, offset).holds() => {
+                Standing::Whole(Link::of(before, head, offset))
+            }
+            Found::Newer(..) => Standing::Newer,
             Found::Whole(frame) => Standing::Whole(Link::of(before, &frame.head, offset)),
         }
     }
@@ -167,7 +171,7 @@ impl SegmentReader {
     pub(crate) fn frame_at(&mut self, offset: u64) -> io::Result<Found> {
         let head = match self.head_at(offset)? {
             HeadRead::Absent => return Ok(Found::Nothing),
-            HeadRead::Newer(what) => return Ok(Found::Newer(what)),
+            HeadRead::Newer(what) => return Ok(Found::Newer(what, None)),
             HeadRead::Head(head) => head,
         };
         if !head.lengths_fit(self.header.block_bytes, self.header.segment_bytes - offset) {
@@ -176,7 +180,7 @@ impl SegmentReader {
         let bytes = self.bytes(offset, u64::from(head.frame_bytes))?;
         Ok(match frame::verify(&head, bytes) {
             Ok(frame) => Found::Whole(Box::new(frame)),
-            Err(FrameDefect::Newer(what)) => Found::Newer(what),
+            Err(FrameDefect::Newer(what)) => Found::Newer(what, Some(head)),
             Err(FrameDefect::NotWhole(_)) => Found::NotWhole,
         })
     }
@@ -230,7 +234,7 @@ pub(crate) fn rebuild_index(
                 followed.map_err(|why| corrupt(&replay, offset, why))?;
                 offset += u64::from(frame.head.frame_bytes);
             }
-            (Next::Newer, Found::Newer(what)) => return Err(Error::Unsupported { file: path.into(), offset, what }),
+            (Next::Newer, Found::Newer(what, _)) => return Err(Error::Unsupported { file: path.into(), offset, what }),
             _ => {
                 let reason = "a frame is damaged, and later segments prove it durable";
                 return Err(corrupt(&replay, offset, reason.into()));

@@ -223,6 +223,23 @@ pub fn explore(seed: u64, states: u64) -> Result<Summary, Box<Violation>> {
     explore_until(seed, |summary| summary.states >= states, None)
 }
 
+/// Lives through the one history that an input leads to: every choice of the history is a byte of it. What the judge
+/// tries follows from the input as a whole.
+///
+/// # Errors
+///
+/// The violation.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn explore_led_by(input: &[u8]) -> Result<Summary, Box<Violation>> {
+    let mut summary = Summary::default();
+    let seed = u64::from(crc32c::crc32c(input));
+    let lived = History::run_by(Rng::led_by(input), seed, &Plan::default(), &mut summary, None);
+    match lived {
+        Ok(()) => Ok(summary),
+        Err(broken) => Err(Box::new(Violation::new(seed, broken.visited.len(), *broken))),
+    }
+}
+
 /// As [`explore`]; one state in a thousand is also opened by `real`.
 ///
 /// # Errors

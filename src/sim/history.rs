@@ -109,13 +109,29 @@ impl<'a> History<'a> {
         summary: &'a mut Summary,
         real: Option<&'a dyn RealCheck>,
     ) -> Result<(), Box<Broken>> {
+        History::run_by(Rng::new(seed), seed, plan, summary, real)
+    }
+
+    /// Lives through the history that these choices lead to.
+    pub(super) fn run_by(
+        rng: Rng,
+        seed: u64,
+        plan: &'a Plan,
+        summary: &'a mut Summary,
+        real: Option<&'a dyn RealCheck>,
+    ) -> Result<(), Box<Broken>> {
         summary.histories += 1;
-        let mut history = History::new(seed, plan, summary, real);
+        let mut history = History::new(rng, seed, plan, summary, real);
         history.live_all().map_err(|finding| Box::new(history.broken(finding)))
     }
 
-    fn new(seed: u64, plan: &'a Plan, summary: &'a mut Summary, real: Option<&'a dyn RealCheck>) -> History<'a> {
-        let mut rng = Rng::new(seed);
+    fn new(
+        mut rng: Rng,
+        seed: u64,
+        plan: &'a Plan,
+        summary: &'a mut Summary,
+        real: Option<&'a dyn RealCheck>,
+    ) -> History<'a> {
         let temper = Temper::draw(&mut rng);
         let config = temper.config(&mut rng);
         let drawer = Drawer::new(temper, &config, &mut rng);
@@ -153,16 +169,18 @@ impl<'a> History<'a> {
         Broken { finding, at: self.at, visited: std::mem::take(&mut self.visited), trace }
     }
 
-    /// Goes to a place, whose draws depend on nothing that was drawn elsewhere; `false` where the plan ends before it.
+    /// Goes to a place, whose draws depend on nothing that was drawn elsewhere; `false` where the plan, or what leads it, ends before it.
     fn enter(&mut self, at: At) -> bool {
         self.at = at;
         self.visited.push(at);
         let (life, step) = (at.life as u64, at.step as u64);
         let variant = self.plan.variant_at(at);
-        self.rng = Rng::of_part(self.seed, &[life, step, variant]);
+        if !self.rng.is_led() {
+            self.rng = Rng::of_part(self.seed, &[life, step, variant]);
+        }
         self.judge.rng = Rng::of_part(self.seed, &[life, step, 1 << 32 | self.plan.variant]);
         self.judge.effort = self.plan.effort(at);
-        !self.plan.is_over(at)
+        !self.plan.is_over(at) && !self.rng.is_spent()
     }
 
     fn live_all(&mut self) -> Result<(), Finding> {

@@ -588,6 +588,12 @@ impl LocalLog {
         self.sequencer.durable_next()
     }
 
+    /// Index of the next entry that brings none.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn next_index(&self) -> u64 {
+        self.sequencer.next_index()
+    }
+
     /// Every frame up to this one is durable *and* a durable head or slot of this life says so: damage to it must be
     /// noticed.
     pub fn witnessed(&self) -> u64 {

@@ -101,9 +101,13 @@ mod trace;
 pub use class::{Class, UNIT_BYTES};
 pub use crash::{CrashPoint, Fates, Landing, Loose, LooseEnd};
 pub use disk::{InFlight, Mode, OpId, SimDisk, SimOptions};
+#[cfg(feature = "fuzzing")]
+pub(crate) use explore::explore_led_by;
 pub use explore::{RealCheck, Summary, Violation, explore, explore_until, explore_with};
 pub use face::Receipt;
 pub use fault::{Counters, Fault, FaultRates, FaultRule, OpKind, Struck};
 pub use kit::{CrashFailure, CrashReport, CrashTest, Life, crash_everywhere};
 pub use local::{Contents, LocalLog};
+#[cfg(feature = "fuzzing")]
+pub(crate) use portray::portray;
 pub use rng::Rng;

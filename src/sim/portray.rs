@@ -5,7 +5,7 @@ use crate::format::frame::{self, FoundOperation, Head, HeadRead, Operation, Whol
 use crate::format::segment::SegmentHeader;
 
 /// Every frame on a disk, a line each: what a person wants to see of a failing image.
-pub(super) fn portray(image: &SimDisk) -> String {
+pub(crate) fn portray(image: &SimDisk) -> String {
     let mut text = String::new();
     for name in image.file_names() {
         let Ok(content) = image.contents(&name) else { continue };

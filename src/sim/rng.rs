@@ -8,12 +8,52 @@
 #[derive(Clone, Debug)]
 pub struct Rng {
     state: u64,
+    /// What a fuzzer gave to be led by.
+    #[cfg(feature = "fuzzing")]
+    input: Option<std::collections::VecDeque<u8>>,
+}
+
+/// Chance that is none.
+#[cfg(feature = "fuzzing")]
+impl Rng {
+    /// Numbers that follow the bytes of an input: a byte decides a choice among up to 256, two bytes a seed. Behind
+    /// its end every choice is the first.
+    pub(crate) fn led_by(input: &[u8]) -> Rng {
+        Rng { state: 0, input: Some(input.iter().copied().collect()) }
+    }
+
+    /// A number from the input, where there is one, for a choice among so many.
+    fn lead(&mut self, bound: usize) -> Option<usize> {
+        let input = self.input.as_mut()?;
+        let mut byte = || usize::from(input.pop_front().unwrap_or(0));
+        Some(if bound > 256 { byte() << 8 | byte() } else { byte() })
+    }
 }
 
 impl Rng {
     /// A generator that yields the same numbers for the same seed, for ever.
     pub fn new(seed: u64) -> Rng {
-        Rng { state: seed }
+        Rng {
+            state: seed,
+            #[cfg(feature = "fuzzing")]
+            input: None,
+        }
+    }
+
+    /// Whether an input leads it.
+    pub(crate) fn is_led(&self) -> bool {
+        #[cfg(feature = "fuzzing")]
+        return self.input.is_some();
+        #[cfg(not(feature = "fuzzing"))]
+        false
+    }
+
+    /// Whether it was led by an input that is used up; a seed never is.
+    pub(crate) fn is_spent(&self) -> bool {
+        #[cfg(feature = "fuzzing")]
+        return self.input.as_ref().is_some_and(|input| input.is_empty());
+        #[cfg(not(feature = "fuzzing"))]
+        false
     }
 
     /// The generator of one part of something that as a whole has this seed. What other parts draw, and whether they
@@ -24,6 +64,10 @@ impl Rng {
 
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
+        #[cfg(feature = "fuzzing")]
+        if let Some(seed) = self.lead(usize::MAX) {
+            self.state = seed as u64;
+        }
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -38,6 +82,10 @@ impl Rng {
     /// Where `bound` is zero.
     pub fn below(&mut self, bound: usize) -> usize {
         assert!(bound > 0, "there is no number below zero");
+        #[cfg(feature = "fuzzing")]
+        if let Some(number) = self.lead(bound) {
+            return number % bound;
+        }
         (self.next_u64() % bound as u64) as usize
     }
 

@@ -1,0 +1,62 @@
+//! What the fuzz targets in `fuzz/` run, one function a target: any bytes go in, and a broken promise is a panic.
+//!
+//! They stand here and not in `fuzz/` because they need the crate's inside, and so that the plain test suite can run
+//! them over the corpus in git, with any compiler and without a fuzzer.
+//!
+//! Invariant: everything follows from the input, so that an input that was found once is found again.
+//!
+//! Internal: no part of the crate's interface. Does not know libFuzzer; allocations and time are limited by whoever
+//! calls.
+
+mod choices;
+mod directory;
+mod forge;
+mod frame;
+mod header;
+mod image;
+mod index;
+mod operations;
+
+pub use directory::open_directory;
+pub use frame::decode_frame;
+pub use header::decode_segment_header;
+pub use index::decode_index;
+pub use operations::ops_vs_model;
+
+/// A target: its name, what it does with an input, and inputs to begin with.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Also the name of its file in `fuzz/fuzz_targets` and of its folder in `fuzz/corpus`.
+    pub name: &'static str,
+    /// Panics where a promise does not hold.
+    pub run: fn(&[u8]),
+    /// Inputs for the corpus, each with the name of its file.
+    pub seeds: fn() -> Vec<(String, Vec<u8>)>,
+}
+
+/// All targets.
+pub const TARGETS: [Target; 5] = [
+    Target { name: "decode_frame", run: decode_frame, seeds: frame::seeds },
+    Target { name: "decode_segment_header", run: decode_segment_header, seeds: header::seeds },
+    Target { name: "decode_index", run: decode_index, seeds: index::seeds },
+    Target { name: "open_directory", run: open_directory, seeds: directory::seeds },
+    Target { name: "ops_vs_model", run: ops_vs_model, seeds: operations::seeds },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Also for an interpreter that watches memory: decoding, recovery and the simulated disk in one go.
+    #[test]
+    fn what_every_target_begins_with_holds() {
+        for target in TARGETS {
+            let some = if cfg!(miri) { 2 } else { usize::MAX };
+            for (name, input) in (target.seeds)().into_iter().take(some) {
+                println!("{} {name}", target.name);
+                let length = if cfg!(miri) { input.len().min(40) } else { input.len() };
+                (target.run)(&input[..length]);
+            }
+        }
+    }
+}
