@@ -95,6 +95,7 @@ pub mod format;
 mod log;
 mod log_storage;
 mod mem_log;
+mod plant;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

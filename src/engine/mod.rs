@@ -18,7 +18,6 @@ pub(crate) mod ledger;
 pub(crate) mod operations;
 pub(crate) mod pace;
 pub(crate) mod pipeline;
-pub(crate) mod plant;
 pub(crate) mod ranges;
 pub(crate) mod recovery;
 pub(crate) mod sequencer;

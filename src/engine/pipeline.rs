@@ -15,9 +15,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::gather::Gather;
-use super::plant::{Plant, planted};
 use super::sequencer::Frame;
 use crate::format::frame::{self, Epoch, FrameSpec};
+use crate::plant::{Plant, planted};
 
 /// Bytes of a pending frame that make it worth sending while others are in flight: below, arrivals gather until the
 /// device is free, because a second small write costs the device as much as a large one.
@@ -168,7 +168,7 @@ impl Pipeline {
             number: frame.number,
             epoch: self.epoch,
             chain: self.chain,
-            watermark: if planted(Plant::NoWatermark) { 0 } else { self.durable },
+            watermark: self.watermark(),
             salt: frame.plot.salt,
             offset: frame.offset as u32,
             first_index: frame.first_index(),
@@ -195,6 +195,15 @@ impl Pipeline {
         }
     }
 
+    /// The watermark that the next frame carries.
+    fn watermark(&self) -> u64 {
+        match self.durable {
+            _ if planted(Plant::NoWatermark) => 0,
+            _ if planted(Plant::WatermarkAhead) => self.submitted,
+            durable => durable,
+        }
+    }
+
     /// A frame is completely written.
     pub(crate) fn on_written(&mut self, number: u64, now_ns: u64) -> Progress {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.number == number) {
@@ -215,7 +224,7 @@ impl Pipeline {
         while let Some(flight) = self.flights.pop_front_if(|flight| flight.is_written) {
             self.bytes_in_flight -= flight.bytes;
             calls += flight.calls;
-            if !self.is_poisoned {
+            if !self.is_poisoned || planted(Plant::AcksAfterPoison) {
                 self.advance(flight.number.max(self.written));
             }
         }
@@ -255,7 +264,8 @@ impl Pipeline {
         if self.sync.is_some() || self.durable == self.written || self.is_poisoned {
             return None;
         }
-        let segments: Vec<u64> = self.unsynced.keys().copied().collect();
+        let first = if planted(Plant::SyncsNewestOnly) { self.unsynced.len().saturating_sub(1) } else { 0 };
+        let segments: Vec<u64> = self.unsynced.keys().copied().skip(first).collect();
         self.sync = Some((self.written, segments.len()));
         Some(segments)
     }
@@ -265,7 +275,7 @@ impl Pipeline {
         if let Some((through, files)) = &mut self.sync {
             *files -= 1;
             if *files == 0 {
-                let through = *through;
+                let through = if planted(Plant::SyncCoversLater) { self.written } else { *through };
                 self.sync = None;
                 if !self.is_poisoned {
                     self.set_durable(through);

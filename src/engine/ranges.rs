@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use crate::plant::{Plant, planted};
+
 /// One segment's part of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentRange {
@@ -36,7 +38,7 @@ impl Ranges {
     /// Adds a segment as its index file tells it, after the older ones; `floor` is the lowest index that a truncation
     /// in it reached.
     pub(crate) fn restore(&mut self, mut segment: SegmentRange, floor: Option<u64>) {
-        if let Some(floor) = floor {
+        if let Some(floor) = floor.filter(|_| !planted(Plant::FloorIgnored)) {
             self.truncate_from(floor);
         }
         if segment.live.is_empty() {
@@ -79,7 +81,9 @@ impl Ranges {
     }
 
     pub(crate) fn truncate_from(&mut self, first_removed: u64) {
-        for segment in self.segments.iter_mut().rev().take_while(|segment| segment.live.end > first_removed) {
+        let reach = if planted(Plant::TruncatesNewestOnly) { 1 } else { usize::MAX };
+        let reached = |segment: &&mut SegmentRange| segment.live.end > first_removed;
+        for segment in self.segments.iter_mut().rev().take_while(reached).take(reach) {
             segment.live = segment.live.start.min(first_removed)..first_removed;
         }
     }
@@ -111,10 +115,12 @@ impl Ranges {
     /// carries the state so far, is durable. Dropping it earlier would lose the only durable copy of that state.
     pub(crate) fn droppable(&self, durable_compaction: Option<u64>, durable_frame: u64) -> Option<u64> {
         let (oldest, next) = (self.segments.front()?, self.segments.get(1)?);
-        let covered =
-            oldest.highest_ever.is_none_or(|highest| durable_compaction.is_some_and(|index| highest <= index));
-        let carried =
-            next.first_frame <= durable_frame || super::plant::planted(super::plant::Plant::DropBeforeNextBase);
+        let highest_ever = match planted(Plant::DropsByLive) {
+            true => oldest.live.clone().next_back(),
+            false => oldest.highest_ever,
+        };
+        let covered = highest_ever.is_none_or(|highest| durable_compaction.is_some_and(|index| highest <= index));
+        let carried = next.first_frame <= durable_frame || planted(Plant::DropBeforeNextBase);
         (covered && carried).then_some(oldest.sequence)
     }
 

@@ -17,9 +17,9 @@
 //! Pure. Does not know files; [`crate::segment::recover`] reads them and asks here.
 
 use super::ledger::Ledger;
-use super::plant::{Plant, planted};
 use crate::error::Error;
 use crate::format::frame::{Epoch, FoundOperation, FrameKind, Head, Operation, WholeFrame};
+use crate::plant::{Plant, planted};
 
 /// What a whole frame is to the log so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::format::INDEX_MAX;
 use crate::format::frame::{FrameKind, HEAD_BYTES, Operation, operation_bytes};
 use crate::format::state::State;
+use crate::plant::{Plant, planted};
 
 /// One operation as a caller asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +143,7 @@ impl End {
     }
 
     fn lower(self, other: End) -> End {
-        if other.next < self.next { other } else { self }
+        if other.next < self.next && !planted(Plant::TruncationLowersNothing) { other } else { self }
     }
 }
 
@@ -363,8 +364,11 @@ impl Sequencer {
         let used = pending.used_bytes + bytes;
         let padded = used.next_multiple_of(u64::from(pending.plot.block_bytes));
         let Plot { segment_bytes, block_bytes, .. } = pending.plot;
-        used <= self.limits.frame_bytes_max
-            && pending.offset + padded <= space::limit(class, segment_bytes, block_bytes, !self.spares.is_empty())
+        let limit = match planted(Plant::JoinsPastTheEnd) {
+            true => u64::MAX,
+            false => space::limit(class, segment_bytes, block_bytes, !self.spares.is_empty()),
+        };
+        used <= self.limits.frame_bytes_max && pending.offset + padded <= limit
     }
 
     fn plot(&self, spares_used: usize) -> Option<&Plot> {
@@ -401,7 +405,7 @@ impl Sequencer {
         if place.begins_segment {
             self.ledger.add_segment(self.active.sequence, number);
         }
-        let base = place.begins_segment.then(|| self.ledger.outline.state.clone());
+        let base = place.begins_segment.then(|| self.base());
         let base_bytes = base.as_ref().map_or(0, State::encoded_bytes);
         self.tail = place.cursor.tail;
         self.last_kind = kind;
@@ -423,6 +427,15 @@ impl Sequencer {
             first_entry: None,
         });
         Ok(())
+    }
+
+    /// The state before the next frame.
+    fn base(&self) -> State {
+        let mut base = self.ledger.outline.state.clone();
+        if planted(Plant::BaseWithoutHardState) {
+            base.hard_state = Arc::default();
+        }
+        base
     }
 
     fn join(&mut self, operations: Vec<Operation>) {
@@ -450,7 +463,12 @@ impl Sequencer {
                     digest.truncated = Some(digest.truncated.map_or(end, |low| low.lower(end)));
                     self.durable_end = self.durable_end.map(|durable| durable.lower(end));
                 }
-                Operation::Compact { index, .. } => digest.compacted = Some(*index),
+                Operation::Compact { index, .. } => {
+                    digest.compacted = Some(*index);
+                    if planted(Plant::CompactionInFlightCounts) {
+                        self.durable_compaction = Some(*index);
+                    }
+                }
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
             }
             joined.push(operation);

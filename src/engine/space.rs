@@ -8,6 +8,8 @@
 //!                                   data ends ^ unless a spare stands behind                                      ^ segment ends
 //! ```
 
+use crate::plant::{Plant, planted};
+
 /// Blocks at the end of a segment that take no entries while no spare stands behind it.
 pub(crate) const RESERVE_BLOCKS: u64 = 8;
 
@@ -30,7 +32,7 @@ pub(crate) enum Class {
 /// The byte in a segment up to which frames of a class may reach.
 pub(crate) fn limit(class: Class, segment_bytes: u64, block_bytes: u32, spare_behind: bool) -> u64 {
     let kept_back = match class {
-        _ if spare_behind => 0,
+        _ if spare_behind || planted(Plant::ReserveNotKept) => 0,
         Class::Data => RESERVE_BLOCKS,
         Class::Small => LAST_BLOCKS,
         Class::Vital => 0,

@@ -39,6 +39,7 @@ use bytes::Bytes;
 
 use super::state::State;
 use super::{Salted, align8, all_zero, index_at, put, put_index, u16_at, u32_at, u64_at};
+use crate::plant::{Plant, planted};
 
 /// Bytes of a frame's head.
 pub const HEAD_BYTES: usize = 88;
@@ -126,7 +127,8 @@ pub enum HeadRead {
 impl Head {
     /// Looks for a head of the segment with this salt at the start of `block`.
     pub fn decode(block: &[u8], salt: u64) -> HeadRead {
-        if block.len() < HEAD_BYTES || block[..4] != MAGIC || u64_at(block, 64) != salt {
+        let is_ours = block.len() >= HEAD_BYTES && (u64_at(block, 64) == salt || planted(Plant::SaltLeftOut));
+        if !is_ours || block[..4] != MAGIC {
             return HeadRead::Absent;
         }
         let checksum = u32_at(block, HEAD_CHECKSUM_AT);
@@ -563,7 +565,7 @@ impl Operations<'_> {
             return Err(BROKEN);
         }
         self.headers = self.headers.over(&area[at..at + OPERATION_HEADER_BYTES]);
-        if !header.verifies(&area[at..end as usize], self.seed) {
+        if !header.verifies(&area[at..end as usize], self.seed) && !planted(Plant::PayloadsNotVerified) {
             return Err(FrameDefect::NotWhole("an operation does not verify"));
         }
         self.at = next as usize;

@@ -26,6 +26,7 @@
 use std::ops::Range;
 
 use super::INDEX_MAX;
+use crate::plant::{Plant, planted};
 
 const MAGIC: [u8; 8] = *b"ringwidx";
 /// Version of the index file's format that this crate writes and reads.
@@ -118,13 +119,14 @@ pub struct IndexIdentity {
 impl IndexIdentity {
     /// The first part in which the two differ.
     fn difference(&self, other: &IndexIdentity) -> Option<&'static str> {
+        let takes_stale = planted(Plant::StaleIndexTaken);
         let parts = [
             (self.log_id == other.log_id, "log id"),
             (self.sequence == other.sequence, "sequence number"),
             (self.salt == other.salt, "salt"),
             (self.first_frame == other.first_frame, "first frame"),
-            (self.last_frame == other.last_frame, "last frame"),
-            (self.last_head_checksum == other.last_head_checksum, "last head"),
+            (self.last_frame == other.last_frame || takes_stale, "last frame"),
+            (self.last_head_checksum == other.last_head_checksum || takes_stale, "last head"),
         ];
         parts.into_iter().find(|(same, _)| !same).map(|(_, part)| part)
     }

@@ -26,6 +26,8 @@
 //! Without the mask the checksum over the operation headers of a frame, each of which ends with a checksum over itself,
 //! would not notice one header in place of another. Index files embed no such pair and use plain CRCs.
 
+use crate::plant::{Plant, planted};
+
 mod crc;
 pub mod frame;
 pub mod index;
@@ -56,6 +58,7 @@ pub struct Salted(u32);
 impl Salted {
     /// Starts a checksum with the salt.
     pub fn new(salt: u64) -> Salted {
+        let salt = if planted(Plant::SaltLeftOut) { 0 } else { salt };
         Salted(crc::append(0, &salt.to_le_bytes()))
     }
 

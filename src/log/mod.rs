@@ -166,6 +166,17 @@ impl Log {
         Ok((Log::new(shared, None), report))
     }
 
+    /// Opens the log on a given disk for reading; else as [`Log::open_read_only`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::open_read_only`].
+    #[cfg(any(test, feature = "sim"))]
+    pub fn open_read_only_on(disk: Arc<dyn crate::disk::Disk>) -> Result<(Log, RecoveryReport)> {
+        let (shared, report) = open::read_only_on(disk)?;
+        Ok((Log::new(shared, None), report))
+    }
+
     fn new(shared: Arc<Shared>, threads: Option<Threads>) -> Log {
         Log { handle: Arc::new(Handle { shared, threads: Mutex::new(threads) }) }
     }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::disk::{self, Access, Disk, DiskFile};
-use crate::engine::plant::{Plant, planted};
 use crate::error::{Error, Result};
 use crate::format::lock::{HOLDER_BYTES_MAX, HOLDER_OFFSET, SLOT_BYTES, SLOT_OFFSETS, Slot, SlotRead};
 use crate::format::names::{self, Name};
+use crate::plant::{Plant, planted};
 
 /// Length of a lock file.
 const LOCK_BYTES: u64 = HOLDER_OFFSET + HOLDER_BYTES_MAX as u64;

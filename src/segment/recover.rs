@@ -31,7 +31,6 @@ use super::scan::{Found, OnDemand, SegmentReader, rebuild_index};
 use super::spare::{self, OpenSegment};
 use crate::config::{Config, Durability, Verify};
 use crate::disk::{Access, AlignedBuf, Disk};
-use crate::engine::plant::{Plant, planted};
 use crate::engine::ranges::SegmentRange;
 use crate::engine::recovery::{self, Fit, Replay};
 use crate::engine::sequencer::{End, Start};
@@ -42,6 +41,7 @@ use crate::format::index::{self, IndexIdentity};
 use crate::format::lock::Slot;
 use crate::format::names;
 use crate::format::segment::{HeaderDefect, SEGMENT_BLOCKS_MIN, SegmentHeader};
+use crate::plant::{Plant, planted};
 
 /// What an open found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -122,6 +122,7 @@ pub(crate) fn recover(request: &Request<'_>) -> Result<Recovered> {
         Some(lock) => lock.slot()?,
         None => dir::peek_slot(disk)?,
     };
+    let slot = slot.filter(|_| !planted(Plant::SlotIgnored));
     let mut recovery = Recovery::new(request, slot);
     if listing.segments.is_empty() {
         recovery.create(&listing)?;
@@ -356,7 +357,7 @@ impl<'a> Recovery<'a> {
             false => Access::Segment { durable: self.durable_writes() },
         };
         let file = self.disk.open(&name, access).map_err(Error::io("open", &path))?;
-        if !self.request.read_only {
+        if !self.request.read_only && !planted(Plant::SegmentsNotLocked) {
             let holder = "writes of an earlier process that the kernel has not finished".to_string();
             let refusal = || Error::Locked { path: path.clone(), holder: holder.clone() };
             dir::lock_within(&*file, self.request.config.lock_wait, refusal, &path)?;
@@ -392,7 +393,7 @@ impl<'a> Recovery<'a> {
     fn restore_before_walk(&mut self) -> Result<()> {
         let proved = |at: &usize| match (&self.first_heads[*at], self.first_heads.get(*at + 1)) {
             (Some(this), Some(Some(next))) => recovery::witnesses(next.watermark, this.number),
-            _ => false,
+            (this, _) => this.is_some() && planted(Plant::StartNotProved),
         };
         self.start = match self.request.config.verify {
             Verify::Tail => (0..self.segments.len()).rev().find(proved).unwrap_or(0),
@@ -610,7 +611,8 @@ impl<'a> Recovery<'a> {
 
     /// Step 4 where the walk finally ends; the rest of the last segment was looked through before.
     fn check_end(&mut self, segment: usize, missing: u64) -> Result<()> {
-        for later in segment + 1..self.segments.len() {
+        let end = if planted(Plant::OneSegmentBehind) { segment + 1 } else { self.segments.len() };
+        for later in segment + 1..end {
             let first_block = self.segments[later].block_bytes();
             self.behind.same_epoch |= self.look_behind(later, first_block, missing)?.same_epoch;
         }
@@ -647,11 +649,13 @@ impl<'a> Recovery<'a> {
     /// Step 5. Names first: a process killed in the middle of making a segment leaves a name that no directory sync
     /// covers, and frames written there would be lost with it.
     fn make_durable(&mut self) -> Result<()> {
-        self.disk.sync_dir().map_err(Error::io("sync", self.disk.path()))?;
+        if !planted(Plant::NamesNotSynced) {
+            self.disk.sync_dir().map_err(Error::io("sync", self.disk.path()))?;
+        }
         let witnessed = self.replay.witnessed.max(self.slot.map_or(0, |slot| slot.watermark));
         let mut touched = Vec::new();
         for kept in std::mem::take(&mut self.unwitnessed) {
-            if kept.head.number <= witnessed {
+            if kept.head.number <= witnessed || planted(Plant::KeptNotWrittenAgain) {
                 continue;
             }
             let path = self.path(kept.segment);
@@ -785,7 +789,7 @@ impl<'a> Recovery<'a> {
         frame::encode(&spec, &mut bytes[..padded]);
         let (path, file) = (self.path(segment), &self.files[segment].file);
         file.write_at(&bytes[..padded], offset).map_err(Error::io("write", &path))?;
-        if !self.durable_writes() {
+        if !self.durable_writes() && !planted(Plant::OpenFrameNotSynced) {
             file.sync().map_err(Error::io("sync", &path))?;
         }
         if begins_segment {
@@ -803,7 +807,7 @@ impl<'a> Recovery<'a> {
     /// and for durable, as soon as the segment behind has a frame of this life.
     fn clear_spares(&mut self) -> Result<()> {
         for segment in self.end + 1..self.segments.len() {
-            if self.first_heads[segment].is_none() {
+            if self.first_heads[segment].is_none() || planted(Plant::SparesNotCleared) {
                 continue;
             }
             let (path, file) = (self.path(segment), &self.files[segment].file);

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::frame::{self, FrameDefect, Head, HeadRead, WholeFrame};
 use crate::format::index::{IndexIdentity, SegmentIndex};
 use crate::format::segment::SegmentHeader;
+use crate::plant::{Plant, planted};
 
 /// How much is read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
@@ -174,7 +175,7 @@ impl SegmentReader {
                 HeadRead::Newer(what) => visit(offset, Err(&what)),
                 HeadRead::Head(head) => visit(offset, Ok(&head)),
             };
-            if !go_on {
+            if !go_on || planted(Plant::OneBlockBehind) {
                 break;
             }
             offset += self.block_bytes();

@@ -22,11 +22,16 @@ use std::fmt;
 use super::class::Class;
 use super::crash::{CrashPoint, Loose};
 use super::disk::SimDisk;
-use super::history::History;
+use super::exhaust::Scene;
+use super::history::{Broken, History, Plan};
 use super::local::Contents;
 use super::rng::Rng;
+use super::shrink::shrink;
 use crate::config::Config;
 use crate::segment::recover::RecoveryReport;
+
+/// One history in so many is a scene of which every image is tried.
+const SCENES: usize = 24;
 
 /// Opens a state with something else than the explorer's own thread: the log with its threads, on a real directory.
 pub trait RealCheck {
@@ -48,14 +53,26 @@ pub struct Violation {
     pub promise: String,
     /// The crash, kill or damage after which it does not.
     pub place: String,
-    /// What happened before, a step a line.
+    /// What happened before, a step a line: of the shortest history found that breaks the same promise.
     pub trace: String,
+    /// Steps of the history up to the moment that broke the promise.
+    pub steps: usize,
+    /// Those of them that are left in the trace; no more than what breaks the promise needs, as far as that was found.
+    pub steps_left: usize,
+}
+
+impl Violation {
+    fn new(seed: u64, steps: usize, broken: Broken) -> Violation {
+        let Broken { finding, visited, trace, .. } = broken;
+        let (promise, place) = (finding.promise, finding.place);
+        Violation { seed, promise, place, trace, steps, steps_left: visited.len() }
+    }
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Violation { seed, promise, place, trace } = self;
-        writeln!(f, "{trace}{place}\n{promise}")?;
+        let Violation { seed, promise, place, trace, steps, steps_left } = self;
+        writeln!(f, "{steps_left} of {steps} steps are enough:\n{trace}{place}\n{promise}")?;
         writeln!(f, "history {seed}; replay it with `ringwal torture --seed {seed} --states 1`, or with")?;
         write!(f, "`RINGWAL_SEED={seed} RINGWAL_STATES=1 cargo test -p ringwal --lib from_a_new_seed`")
     }
@@ -136,6 +153,26 @@ pub struct Summary {
     pub damage_noticed: u64,
     /// States that the [`RealCheck`] opened too.
     pub real_checks: u64,
+    /// States that were opened for reading too.
+    pub read_only_looks: u64,
+    /// States that were opened without their index files too.
+    pub without_indexes: u64,
+    /// States that were opened with index files of an earlier time too.
+    pub stale_indexes: u64,
+    /// Recoveries in which an operation was to fail.
+    pub failing_recoveries: u64,
+    /// Those of them that it made fail.
+    pub failed_recoveries: u64,
+    /// Pieces of housekeeping in which an operation was to fail.
+    pub failing_housekeeping: u64,
+    /// Times that a living log was read whole.
+    pub reads: u64,
+    /// Full disks that compaction made room on.
+    pub relieved: u64,
+    /// Scenes of which every image was tried.
+    pub exhausted: u64,
+    /// The images of those.
+    pub exhausted_images: u64,
 }
 
 impl Summary {
@@ -218,179 +255,38 @@ pub fn explore_with(seed: u64, states: u64, real: &dyn RealCheck) -> Result<Summ
 /// ```
 pub fn explore_until(
     seed: u64,
-    mut is_enough: impl FnMut(&Summary) -> bool,
+    is_enough: impl FnMut(&Summary) -> bool,
     real: Option<&dyn RealCheck>,
 ) -> Result<Summary, Box<Violation>> {
+    search(seed, is_enough, real).map_err(|(seed, broken)| {
+        let steps = broken.visited.len();
+        Box::new(Violation::new(seed, steps, *shrink(seed, broken)))
+    })
+}
+
+/// Explores; a broken history is given as it is, with its seed.
+fn search(
+    seed: u64,
+    mut is_enough: impl FnMut(&Summary) -> bool,
+    real: Option<&dyn RealCheck>,
+) -> Result<Summary, (u64, Box<Broken>)> {
     let mut summary = Summary::default();
     let (mut history_seed, mut seeds) = (seed, Rng::new(seed));
     while !is_enough(&summary) {
-        History::run(history_seed, &mut summary, real)?;
+        live(history_seed, &mut summary, real).map_err(|broken| (history_seed, broken))?;
         history_seed = seeds.next_u64();
     }
     Ok(summary)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::sync::Arc;
-    use std::time::Instant;
-
-    use super::*;
-    use crate::engine::plant::{self, Plant};
-    use crate::sim::{LocalLog, Mode};
-    use crate::{Error, Log};
-
-    /// A number from the environment.
-    fn setting(name: &str) -> Option<u64> {
-        std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+/// Lives through the history of a seed: a random one, or a scene of which everything is tried.
+fn live(seed: u64, summary: &mut Summary, real: Option<&dyn RealCheck>) -> Result<(), Box<Broken>> {
+    let mut kind = Rng::of_part(seed, &[0x5CE4E]);
+    if kind.one_in(SCENES) {
+        return Scene::draw(&mut kind).run(seed, summary).map(drop);
     }
-
-    /// A seed that was never used before, unless the environment names one.
-    fn fresh_seed() -> u64 {
-        setting("RINGWAL_SEED").unwrap_or_else(|| {
-            let mut bytes = [0; 8];
-            getrandom::fill(&mut bytes).unwrap();
-            u64::from_le_bytes(bytes)
-        })
-    }
-
-    fn explore_and_tell(seed: u64, states: u64) -> Summary {
-        let states = setting("RINGWAL_STATES").unwrap_or(states);
-        println!("explores {states} states from seed {seed}");
-        let began = Instant::now();
-        let threaded = Threaded::default();
-        let summary = explore_with(seed, states, &threaded).unwrap_or_else(|violation| panic!("{violation}"));
-        assert!(summary.real_checks >= states / 1000 - 1, "one state in a thousand is opened with threads");
-        println!("{} opens on a real directory", threaded.on_a_real_directory.get());
-        println!("{summary:#?}\n{:.0} states a second", summary.states as f64 / began.elapsed().as_secs_f64());
-        summary
-    }
-
-    /// Many states prove little if nothing happened in them.
-    fn check_is_interesting(summary: &Summary) {
-        let Summary { rolls, sealed, dropped, recycled, marks, refused, truncations_across, .. } = *summary;
-        let Summary { several_in_flight, rolling_in_flight, in_flight_max, cuts, rewrites, clean_opens, .. } = *summary;
-        let Summary { crash_points_in_recovery, kills, kills_with_queued_writes, poisoned, damage_noticed, .. } =
-            *summary;
-        let Summary { torn_absent, torn_head, torn_tail, torn_one_missing, torn_scattered, torn_whole, .. } = *summary;
-        assert!([rolls, sealed, dropped, recycled, marks, refused].iter().all(|&count| count > 20), "{summary:#?}");
-        assert!([truncations_across, several_in_flight, rolling_in_flight].iter().all(|&count| count > 20));
-        assert!([cuts, rewrites, clean_opens, crash_points_in_recovery, kills].iter().all(|&count| count > 1000));
-        assert!(kills_with_queued_writes > 100 && poisoned > 5 && damage_noticed > 1000 && in_flight_max >= 3);
-        let classes = [torn_absent, torn_head, torn_tail, torn_one_missing, torn_scattered, torn_whole];
-        assert!(classes.iter().all(|&count| count > 500));
-    }
-
-    #[test]
-    fn no_crash_breaks_a_promise_from_a_fixed_seed() {
-        let summary = explore_and_tell(1, 100_000);
-        if summary.states >= 100_000 {
-            check_is_interesting(&summary);
-        }
-    }
-
-    /// Opens a state with the log's own threads: on the simulated disk, and on a real directory where its blocks are
-    /// large enough for one.
-    #[derive(Default)]
-    struct Threaded {
-        on_a_real_directory: Cell<u64>,
-    }
-
-    fn look(log: &Log, expected: &Contents) -> Result<(), String> {
-        let entries: Result<Vec<_>, _> = log.iter(..).collect();
-        let found = (entries.map_err(|error| error.to_string())?, log.state().compacted, log.meta());
-        let meta: Vec<_> = expected.hard_state.clone().into_iter().collect();
-        let wanted = (expected.entries.clone(), expected.compacted, meta);
-        if found == wanted { Ok(()) } else { Err(format!("{found:?} instead of {wanted:?}")) }
-    }
-
-    impl RealCheck for Threaded {
-        fn check(&self, image: &SimDisk, config: &Config, expected: &Contents) -> Result<bool, String> {
-            let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
-            image.export_to(scratch.path()).map_err(|error| error.to_string())?;
-            match Log::open(scratch.path(), config.clone()) {
-                Ok((log, _)) => {
-                    look(&log, expected)?;
-                    self.on_a_real_directory.set(self.on_a_real_directory.get() + 1);
-                }
-                Err(Error::Config(_)) => {}
-                Err(error) => return Err(error.to_string()),
-            }
-            image.set_mode(Mode::Random);
-            let (log, _) = Log::open_on(Arc::new(image.clone()), config.clone()).map_err(|error| error.to_string())?;
-            look(&log, expected).map(|()| true)
-        }
-    }
-
-    /// Opens what it is given once more in this thread, and counts.
-    struct Again(Cell<u64>);
-
-    impl RealCheck for Again {
-        fn check(&self, image: &SimDisk, config: &Config, expected: &Contents) -> Result<bool, String> {
-            self.0.set(self.0.get() + 1);
-            let log = LocalLog::open(image, config.clone(), 1).map_err(|error| error.to_string())?;
-            let found = log.contents().map_err(|error| error.to_string())?;
-            if found == *expected { Ok(self.0.get().is_multiple_of(2)) } else { Err(format!("{found:?}")) }
-        }
-    }
-
-    #[test]
-    fn one_state_in_a_thousand_is_opened_by_the_real_check_too() {
-        let again = Again(Cell::new(0));
-        let summary = explore_with(3, 5_000, &again).unwrap_or_else(|violation| panic!("{violation}"));
-        assert!((3..6).contains(&summary.real_checks), "{}", summary.real_checks);
-        assert_eq!(again.0.get(), 2 * summary.real_checks, "a state that was passed over is made up for");
-    }
-
-    #[test]
-    fn no_crash_breaks_a_promise_from_a_new_seed() {
-        explore_and_tell(fresh_seed(), 100_000);
-    }
-
-    /// Explores with a planted mistake until it is found.
-    fn finds(plant: Plant) {
-        let began = Instant::now();
-        let found = plant::with(plant, || explore_until(1, |_| began.elapsed().as_secs() >= 60, None));
-        let violation = found.expect_err("the explorer does not find the planted mistake");
-        println!(
-            "{plant:?} is found after {:?}, in history {}: {}",
-            began.elapsed(),
-            violation.seed,
-            violation.promise
-        );
-        let again = plant::with(plant, || explore(violation.seed, 1)).expect_err("a violation's seed replays it");
-        assert_eq!((&again.promise, &again.place), (&violation.promise, &violation.place));
-        assert!(explore(violation.seed, 1).is_ok(), "without the mistake the same history holds");
-    }
-
-    #[test]
-    fn it_can_fail_ack_before_completion() {
-        finds(Plant::AckBeforeCompletion);
-    }
-
-    #[test]
-    fn it_can_fail_ack_out_of_order() {
-        finds(Plant::AckOutOfOrder);
-    }
-
-    #[test]
-    fn it_can_fail_neither_chain_nor_epoch() {
-        finds(Plant::NeitherChainNorEpoch);
-    }
-
-    #[test]
-    fn it_can_fail_no_watermark() {
-        finds(Plant::NoWatermark);
-    }
-
-    #[test]
-    fn it_can_fail_drop_before_next_base() {
-        finds(Plant::DropBeforeNextBase);
-    }
-
-    #[test]
-    fn it_can_fail_follow_without_look() {
-        finds(Plant::FollowWithoutLook);
-    }
+    History::run(seed, &Plan::default(), summary, real)
 }
+
+#[cfg(test)]
+mod tests;

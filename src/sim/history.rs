@@ -1,184 +1,204 @@
-//! Random histories of a log: what is asked of it, in which order its writes complete, when housekeeping runs, and when
-//! the power fails; several lives on one disk.
+//! Random histories of a log: what is asked of it, in which order its writes complete, when housekeeping runs, what
+//! fails, and when the power does; several lives on one disk.
 //!
 //! Everything follows from one seed. After each step, and inside each, the [`Judge`] looks at crashes.
 //!
-//! Each history has a [`Temper`]: what it does much of. A history that does everything evenly does nothing often enough
-//! to meet the rare coincidences that break logs (two rolls in flight at once, a frame of the same length as the one
-//! lost in the life before).
+//! Every step has a generator of its own, made of the seed and its place ([`At`]): a [`Plan`] may leave steps and lives
+//! out, and those that stay do what they did, as far as the log they find lets them. That is how a long history is made
+//! a short one that fails in the same way (see [`super::shrink`]). How closely a step is judged changes nothing of what
+//! the log goes through.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::time::Duration;
-
-use bytes::Bytes;
 
 use super::class::Class;
 use super::crash::CrashPoint;
 use super::disk::SimDisk;
-use super::explore::{RealCheck, Summary, Violation};
+use super::draw::{Drawer, Temper, payload};
+use super::explore::{RealCheck, Summary};
 use super::fault::EIO;
-use super::judge::{Finding, Judge, Tale};
-use super::local::{LocalLog, SYNC_TOKEN};
-use super::model::{Fitting, Model, Refused};
+use super::judge::{Effort, Finding, Judge, Promise, draw_fault};
+use super::local::LocalLog;
+use super::model::Refused;
 use super::rng::Rng;
-use crate::config::{Config, Durability};
+use super::tale::Tale;
+use super::trace::Step;
 use crate::engine::sequencer::Request;
-use crate::engine::space::batch_bytes_max;
-use crate::entry::LogEntry;
 use crate::error::Error;
-use crate::format::segment::SEGMENT_BLOCKS_MIN;
-use crate::format::state::hard_state_bytes_max;
-
-/// Entries beyond which a history compacts rather than grows.
-const ENTRIES_MANY: usize = 60;
 
 /// Room that a disk short of it has besides segments: for the lock file, indexes, and what recoveries cut.
 const SMALL_FILES_BYTES: u64 = 16 << 10;
 
-/// What a history does much of.
-#[derive(Clone, Copy, Debug)]
-struct Temper {
-    lives: usize,
-    steps: usize,
-    /// Largest payload, as a part of the largest batch: 1 is all of it, 100 a hundredth.
-    payload_part: usize,
-    /// One batch in so many truncates, or compacts.
-    truncates: usize,
-    compacts: usize,
-    /// One step in so many, of those that could, is housekeeping.
-    tends: usize,
-    /// Whether everything accepted is submitted at once.
-    is_eager: bool,
-    /// Whether writes fail now and then.
-    is_failing: bool,
-    /// Whether the block size changes from life to life.
-    is_mixed: bool,
-    /// Segments that the disk has room for, if it is short of it.
-    room: Option<u64>,
+/// A place in a history. Step 0 of a life is its open, the last one its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct At {
+    pub(super) life: usize,
+    pub(super) step: usize,
 }
 
-impl Temper {
-    fn draw(rng: &mut Rng) -> Temper {
-        let one_of = |rng: &mut Rng, choices: &[usize]| choices[rng.below(choices.len())];
-        Temper {
-            lives: 2 + rng.below(6),
-            steps: one_of(rng, &[8, 20, 40]),
-            payload_part: one_of(rng, &[1, 1, 2, 4, 10, 40]),
-            truncates: one_of(rng, &[4, 10, 30]),
-            compacts: one_of(rng, &[3, 6, 30]),
-            tends: one_of(rng, &[1, 3, 10]),
-            is_eager: rng.one_in(2),
-            is_failing: rng.one_in(4),
-            is_mixed: rng.one_in(8),
-            room: if rng.one_in(6) { Some(2 + rng.below(3) as u64) } else { None },
+/// The end of a life.
+pub(super) const END: usize = usize::MAX;
+
+/// Which part of a history to live through, and where to look.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Plan {
+    pub(super) without_lives: BTreeSet<usize>,
+    pub(super) without_steps: BTreeSet<At>,
+    /// Judge this place only, so many times as closely as usual, and stop after it.
+    pub(super) focus: Option<(At, u64)>,
+    /// Another number lets the power fail differently at the focus and at the end of the life before it.
+    pub(super) variant: u64,
+}
+
+impl Plan {
+    fn effort(&self, at: At) -> Effort {
+        match self.focus {
+            None => Effort::Usual,
+            Some((focus, times)) if focus == at => Effort::Times(times),
+            Some(_) => Effort::None,
         }
+    }
+
+    /// What is drawn differently at a place: only how the life before the focus ends.
+    fn variant_at(&self, at: At) -> u64 {
+        let Some((focus, _)) = self.focus else { return 0 };
+        let is_next =
+            |life: usize| life < focus.life && (life + 1..focus.life).all(|it| self.without_lives.contains(&it));
+        if at.step == END && is_next(at.life) { self.variant } else { 0 }
+    }
+
+    fn is_over(&self, at: At) -> bool {
+        self.focus.is_some_and(|(focus, _)| at > focus)
     }
 }
 
-/// Something that happens to a log.
+/// A history that broke a promise.
 #[derive(Clone, Debug)]
-enum Step {
-    Open { life: usize, kept: usize },
-    Submit { frame: u64, batch: Vec<Request> },
-    Refused { why: Refused, batch: Vec<Request> },
-    Pump,
-    Complete { token: u64 },
-    Fail { token: u64 },
-    Collect,
-    Spare,
-    Seal,
-    Drop,
-    Remove,
-    Full,
-    Mark,
-    Slot,
-    Sync,
-    Close,
-    PowerFails { fates: String },
-    Killed { story: String },
+pub(super) struct Broken {
+    pub(super) finding: Finding,
+    /// Where.
+    pub(super) at: At,
+    /// The steps that were made, up to there.
+    pub(super) visited: Vec<At>,
+    /// What happened, a step a line.
+    pub(super) trace: String,
 }
 
 /// A history under way.
 pub(super) struct History<'a> {
     seed: u64,
+    plan: &'a Plan,
+    at: At,
+    visited: Vec<At>,
     rng: Rng,
     temper: Temper,
+    drawer: Drawer,
     judge: Judge<'a>,
-    fitting: Fitting,
-    payload_max: usize,
     sim: SimDisk,
     tale: Tale,
     trace: Vec<Step>,
-    /// Payload sizes of late: sizes come again, so that new frames cover exactly what old ones left.
-    sizes: VecDeque<usize>,
-    stamp: u64,
     /// The crash points inside the last step, and what must hold there: what the step achieved is not yet true.
     inside: (Vec<CrashPoint>, Tale),
 }
 
 impl<'a> History<'a> {
-    /// Lives through the history of this seed.
-    pub(super) fn run(seed: u64, summary: &'a mut Summary, real: Option<&'a dyn RealCheck>) -> Result<(), Violation> {
+    /// Lives through the history of this seed, as far as the plan goes.
+    pub(super) fn run(
+        seed: u64,
+        plan: &'a Plan,
+        summary: &'a mut Summary,
+        real: Option<&'a dyn RealCheck>,
+    ) -> Result<(), Box<Broken>> {
+        summary.histories += 1;
+        let mut history = History::new(seed, plan, summary, real);
+        history.live_all().map_err(|finding| Box::new(history.broken(finding)))
+    }
+
+    fn new(seed: u64, plan: &'a Plan, summary: &'a mut Summary, real: Option<&'a dyn RealCheck>) -> History<'a> {
         let mut rng = Rng::new(seed);
         let temper = Temper::draw(&mut rng);
-        let config = draw_config(&mut rng, temper.is_mixed);
-        let block = config.block_bytes.unwrap_or(512);
-        let batch_max = batch_bytes_max(config.segment_bytes, block) as usize;
-        let sim = SimDisk::manual(rng.next_u64());
-        let mut history = History {
+        let config = temper.config(&mut rng);
+        let drawer = Drawer::new(temper, &config, &mut rng);
+        let (sim, images) = (SimDisk::manual(rng.next_u64()), 1 + rng.below(5));
+        let judge = Judge {
+            config,
+            rng: rng.clone(),
+            summary,
+            real,
+            images,
+            effort: Effort::Usual,
+            old_indexes: BTreeMap::new(),
+        };
+        History {
             seed,
+            plan,
+            at: At::default(),
+            visited: Vec::new(),
+            rng,
             temper,
-            fitting: Fitting {
-                first_index: config.first_index,
-                hard_state_bytes_max: hard_state_bytes_max(config.segment_bytes) as usize,
-            },
-            payload_max: (batch_max / temper.payload_part).saturating_sub(48),
+            drawer,
+            judge,
             sim,
             tale: Tale::new(),
             trace: Vec::new(),
-            sizes: VecDeque::new(),
-            stamp: seed,
             inside: (Vec::new(), Tale::new()),
-            judge: Judge { config, rng: Rng::new(rng.next_u64()), summary, real, images: 1 + rng.below(5) },
-            rng,
-        };
-        history.judge.summary.histories += 1;
-        history.live_all().map_err(|finding| history.violation(finding))
+        }
     }
 
-    fn violation(&self, finding: Finding) -> Violation {
+    fn broken(&mut self, finding: Finding) -> Broken {
         let mut trace = format!("{:?}\n{:?}\n", self.temper, self.judge.config);
         for step in &self.trace {
             let _ = writeln!(trace, "{}", step.told());
         }
-        Violation { seed: self.seed, promise: finding.promise, place: finding.place, trace }
+        Broken { finding, at: self.at, visited: std::mem::take(&mut self.visited), trace }
+    }
+
+    /// Goes to a place, whose draws depend on nothing that was drawn elsewhere; `false` where the plan ends before it.
+    fn enter(&mut self, at: At) -> bool {
+        self.at = at;
+        self.visited.push(at);
+        let (life, step) = (at.life as u64, at.step as u64);
+        let variant = self.plan.variant_at(at);
+        self.rng = Rng::of_part(self.seed, &[life, step, variant]);
+        self.judge.rng = Rng::of_part(self.seed, &[life, step, 1 << 32 | self.plan.variant]);
+        self.judge.effort = self.plan.effort(at);
+        !self.plan.is_over(at)
     }
 
     fn live_all(&mut self) -> Result<(), Finding> {
         let mut floor = 0;
-        for life in 0..self.temper.lives {
-            self.judge.summary.lives += 1;
-            if self.temper.is_mixed {
-                self.judge.config.block_bytes = Some([512, 1024][self.rng.below(2)]);
+        for life in (0..self.temper.lives).filter(|life| !self.plan.without_lives.contains(life)) {
+            if !self.enter(At { life, step: 0 }) {
+                break;
             }
-            let bytes = |segments| segments * self.judge.config.segment_bytes + SMALL_FILES_BYTES;
-            self.sim.set_capacity(self.temper.room.map(bytes));
-            let (mut log, version, inside) = self.judge.revive(&self.sim, &self.tale, floor)?;
-            let before = self.tale.clone();
-            self.tale.restart(version, &log);
-            self.trace.push(Step::Open { life, kept: self.tale.newest().len() });
-            self.after(&log)?;
-            self.inside = (inside, before);
+            let mut log = self.begin(life, floor)?;
             let steps = 1 + self.rng.below(self.temper.steps * 2);
-            for _ in 0..steps {
-                if !self.step(&mut log)? {
+            for step in (1..=steps).filter(|&step| !self.plan.without_steps.contains(&At { life, step })) {
+                if !self.enter(At { life, step }) || !self.step(&mut log)? {
                     break;
                 }
+            }
+            if !self.enter(At { life, step: END }) {
+                break;
             }
             floor = self.end(log)?;
         }
         Ok(())
+    }
+
+    /// Opens the log for the next life.
+    fn begin(&mut self, life: usize, floor: u64) -> Result<LocalLog, Finding> {
+        self.judge.summary.lives += 1;
+        self.judge.config = self.temper.alter(&self.judge.config, &mut self.rng);
+        let bytes = |segments| segments * self.judge.config.segment_bytes + SMALL_FILES_BYTES;
+        self.sim.set_capacity(self.temper.room.map(bytes));
+        let (log, version, inside) = self.judge.revive(&self.sim, &self.tale, floor, &mut self.rng)?;
+        let before = self.tale.clone();
+        self.tale.restart(version, &log);
+        self.trace.push(Step::Open { life, kept: self.tale.newest().len() });
+        self.after(&log)?;
+        self.inside = (inside, before);
+        Ok(log)
     }
 
     /// Ends a life; returns the frame up to which the next one must know everything.
@@ -191,7 +211,7 @@ impl<'a> History<'a> {
             }
             2..5 => {
                 let point = self.pick_point();
-                let (killed, story) = self.judge.kill_image(&point).map_err(|why| self.failed("a kill", &why))?;
+                let (killed, story) = self.judge.kill_image(&point, &mut self.rng)?;
                 self.trace.push(Step::Killed { story });
                 self.sim = killed;
                 Ok(self.tale.written)
@@ -240,7 +260,7 @@ impl<'a> History<'a> {
     }
 
     fn does<T>(&self, what: &str, result: Result<T, Error>) -> Result<T, Finding> {
-        result.map_err(|error| self.failed(what, &error.to_string()))
+        result.map_err(|error| failed(what, &error.to_string()))
     }
 
     /// As `does`, for steps that may find the disk full; then they changed nothing.
@@ -251,29 +271,27 @@ impl<'a> History<'a> {
         }
     }
 
-    fn failed(&self, what: &str, why: &str) -> Finding {
-        Finding { promise: format!("{what} fails though nothing is wrong: {why}"), place: "the living log".into() }
-    }
-
     /// Judges crashes inside the step that was just made, and right after it if it changed anything.
     fn after(&mut self, log: &LocalLog) -> Result<(), Finding> {
         self.judge.summary.steps += 1;
         self.inside = (self.sim.take_recording(), self.tale.clone());
         self.sim.start_recording();
-        let (points, tale) = &self.inside;
-        // Long steps (a spare being made) are all alike: a few of their moments each time will do.
-        for point in points {
-            if points.len() <= 2 || self.rng.one_in(points.len() / 2) {
-                self.judge.point(point, tale)?;
-            }
-        }
         self.tale.advance(log);
-        if points.is_empty() && (tale.written, tale.durable) == (self.tale.written, self.tale.durable) {
+        let expected = self.tale.durable_next();
+        if log.durable_next() != expected {
+            let why = format!("it shows {:?} as the end of what is durable, not {expected:?}", log.durable_next());
+            return Err(failed("looking", &why));
+        }
+        if let Some((name, content)) = log.index_of_active().filter(|_| self.judge.rng.one_in(12)) {
+            self.judge.keep_index(name, content);
+        }
+        let (points, before) = &self.inside;
+        let is_still = points.is_empty() && (before.written, before.durable) == (self.tale.written, self.tale.durable);
+        if self.judge.effort == Effort::None || is_still {
             return Ok(());
         }
-        let point = self.sim.crash_point();
-        self.judge.summary.note_flights(&point);
-        self.judge.point(&point, &self.tale)
+        let present = self.sim.crash_point();
+        self.judge.step((points, before), Some((&present, &self.tale)))
     }
 
     /// Makes one step; returns whether life goes on.
@@ -282,18 +300,9 @@ impl<'a> History<'a> {
         if self.rng.one_in(2 + self.temper.tends) {
             return self.tend(log).map(|()| true);
         }
-        match self.rng.below(20) {
+        match self.rng.below(22) {
             0..7 => self.submit(log)?,
-            7..10 if log.can_pump() => {
-                self.trace.push(Step::Pump);
-                if self.rng.one_in(2) {
-                    // As the writer thread decides it: time passes, from none to many writes' worth.
-                    let passed_ns = 1 << self.rng.below(24);
-                    self.does("pump", log.pump_as_writer(passed_ns))?;
-                } else {
-                    self.does("pump", log.pump_one())?;
-                }
-            }
+            7..10 if log.can_pump() => self.pump(log)?,
             10..15 if in_flight > 0 => {
                 let count = 1 + self.rng.below(in_flight);
                 return self.complete_some(log, count).map(|()| !log.is_poisoned());
@@ -311,12 +320,25 @@ impl<'a> History<'a> {
                 self.trace.push(Step::Slot);
                 self.may("slot", log.write_slot())?;
             }
+            19 => self.read(log)?,
+            20 if self.temper.is_failing => return self.fail_in_housekeeping(log),
             _ => return Ok(true),
         }
         if self.temper.is_eager {
             self.does("pump", log.pump())?;
         }
         self.after(log).map(|()| true)
+    }
+
+    fn pump(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
+        self.trace.push(Step::Pump);
+        if self.rng.one_in(2) {
+            // As the writer thread decides it: time passes, from none to many writes' worth.
+            let passed_ns = 1 << self.rng.below(24);
+            self.does("pump", log.pump_as_writer(passed_ns)).map(drop)
+        } else {
+            self.does("pump", log.pump_one()).map(drop)
+        }
     }
 
     /// Housekeeping, each piece a step of its own: the first that has something to do, from a random one on.
@@ -350,6 +372,32 @@ impl<'a> History<'a> {
         self.after(log)
     }
 
+    /// Housekeeping in which an operation fails. What could not be done may be tried again while the log lives on,
+    /// unless an I/O error told more: then, as the log with threads does, only reopening decides.
+    fn fail_in_housekeeping(&mut self, log: &mut LocalLog) -> Result<bool, Finding> {
+        let (rule, what) = draw_fault(&mut self.rng, 4);
+        self.sim.fail(rule);
+        let (deed, outcome) = match self.rng.below(5) {
+            0 => ("seal", log.seal_one().map(drop)),
+            1 => ("drop", log.drop_one().map(drop)),
+            2 => ("remove", log.remove_dropped().map(drop)),
+            3 => ("slot", log.write_slot()),
+            _ => ("spare", log.prepare_spare().map(drop)),
+        };
+        self.sim.clear_faults();
+        self.judge.summary.failing_housekeeping += 1;
+        let told = outcome.as_ref().map_or_else(|error| error.to_string(), |()| "all the same done".into());
+        self.trace.push(Step::Fault { what: format!("{deed}, {what}"), outcome: told });
+        let goes_on = match outcome {
+            Ok(()) => true,
+            Err(error) if error.is_out_of_space() => true,
+            Err(Error::Io { .. }) => matches!(deed, "seal" | "drop" | "remove"),
+            Err(other) => return Err(Finding::new(Promise::Fails, format!("{deed} gives {other}"), "the living log")),
+        };
+        self.after(log)?;
+        Ok(goes_on)
+    }
+
     /// Completes operations in any order and collects them.
     fn complete_some(&mut self, log: &mut LocalLog, count: usize) -> Result<(), Finding> {
         let mut ids = self.sim.in_flight();
@@ -376,26 +424,42 @@ impl<'a> History<'a> {
         self.sim.complete_all();
         let refused_later = log.collect();
         if !matches!((refused, refused_later), (Err(Error::Poisoned(_)), Err(Error::Poisoned(_)))) {
-            return Err(self.failed("poisoning", "a failed write or sync leaves the log writable"));
+            return Err(failed("poisoning", "a failed write or sync leaves the log writable"));
         }
         if log.progress().0 > acknowledged + operations.len() as u64 {
-            return Err(self.failed("poisoning", "more is acknowledged than was in flight"));
+            return Err(failed("poisoning", "more is acknowledged than was in flight"));
         }
         self.after(log)?;
         Ok(false)
     }
 
+    /// Reads everything in the middle of a life, where all of it is written.
+    fn read(&mut self, log: &LocalLog) -> Result<(), Finding> {
+        if log.progress().0 < log.last_frame() {
+            return Ok(());
+        }
+        self.trace.push(Step::Read);
+        self.judge.summary.reads += 1;
+        let found = self.does("reading", log.contents())?;
+        let difference = self.tale.newest().difference(&found);
+        difference.map_or(Ok(()), |why| Err(failed("reading", &why)))
+    }
+
     fn submit(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
-        let batch = self.draw_batch();
-        let expected = self.tale.newest().after(&batch, self.fitting);
+        let batch = self.drawer.batch(&mut self.rng, self.tale.newest());
+        self.submit_batch(log, batch)
+    }
+
+    fn submit_batch(&mut self, log: &mut LocalLog, batch: Vec<Request>) -> Result<(), Finding> {
+        let expected = self.tale.newest().after(&batch, self.drawer.fitting);
         let active = log.active_segment();
         match (log.submit(&batch), expected) {
             (Ok(accepted), Ok(model)) => {
                 self.note_batch(&batch, log, active);
-                self.trace.push(Step::Submit { frame: accepted.number, batch });
                 if accepted.operation_count > 0 {
-                    self.tale.push(accepted.number, model);
+                    self.tale.push(accepted.number, &batch, model, self.drawer.fitting);
                 }
+                self.trace.push(Step::Submit { frame: accepted.number, batch });
                 Ok(())
             }
             (Err(error), Err(why)) if Refused::of(&error) == Some(why) => {
@@ -410,7 +474,7 @@ impl<'a> History<'a> {
                 let found = found.map(|accepted| accepted.number);
                 let expected = expected.map(|_| ());
                 self.trace.push(Step::Submit { frame: 0, batch });
-                Err(self.failed("submit", &format!("the log says {found:?}, the model {expected:?}")))
+                Err(failed("submit", &format!("the log says {found:?}, the model {expected:?}")))
             }
         }
     }
@@ -419,12 +483,59 @@ impl<'a> History<'a> {
     fn full(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
         self.trace.push(Step::Full);
         self.judge.summary.full += 1;
-        if self.rng.one_in(4) {
-            self.sim.set_capacity(None);
-            self.temper.room = None;
-            return self.submit(log);
+        match self.rng.below(4) {
+            0 => {
+                self.trace.push(Step::RoomAgain);
+                self.sim.set_capacity(None);
+                self.temper.room = None;
+                self.submit(log)
+            }
+            1 | 2 => self.relieve(log),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Makes room on a full disk by compaction alone: as long as there is an older segment, that must work.
+    fn relieve(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
+        let active = log.active_segment();
+        let older = log.segments().iter().filter(|&&sequence| sequence < active).count();
+        if older == 0 || log.dropped() > 0 || log.can_drop() {
+            return Ok(());
+        }
+        self.trace.push(Step::Relieve);
+        self.judge.summary.relieved += 1;
+        let newest = self.tale.newest();
+        // Beyond whatever was written and truncated: a segment goes when no index it ever held can be needed.
+        let past = newest.next().unwrap_or(self.drawer.fitting.first_index) + 1000;
+        let everything = vec![Request::Compact(past, Some(newest.last_term()))];
+        self.submit_on_full(log, everything)?;
+        self.drain(log)?;
+        if !self.does("drop", log.drop_one())? {
+            return Err(failed("compaction on a full disk", "everything is compacted, and no segment may go"));
+        }
+        self.does("making a spare of a dropped segment", log.prepare_spare())?;
+        self.after(log)?;
+        let small = vec![Request::Push(payload(&mut self.rng, 8))];
+        if self.submit_on_full(log, small)? {
+            return Ok(());
+        }
+        Err(failed("an append", "a segment was let go and made a spare, and there is still no space"))
+    }
+
+    /// Submits what fits the model; returns whether it was accepted, which it need not be where the blocks kept for it
+    /// are taken by one like it.
+    fn submit_on_full(&mut self, log: &mut LocalLog, batch: Vec<Request>) -> Result<bool, Finding> {
+        let model = self.tale.newest().after(&batch, self.drawer.fitting);
+        let model = model.map_err(|why| failed("submit", &format!("the model refuses it: {why:?}")))?;
+        match log.submit(&batch) {
+            Ok(accepted) => {
+                self.tale.push(accepted.number, &batch, model, self.drawer.fitting);
+                self.trace.push(Step::Submit { frame: accepted.number, batch });
+                Ok(true)
+            }
+            Err(Error::NoSpace) => Ok(false),
+            Err(error) => Err(failed("submit", &error.to_string())),
+        }
     }
 
     fn note_batch(&mut self, batch: &[Request], log: &LocalLog, active: u64) {
@@ -435,153 +546,8 @@ impl<'a> History<'a> {
         summary.truncations += u64::from(truncation);
         summary.truncations_across += u64::from(truncation && log.newest_segment_is_cut_empty());
     }
-
-    /// A batch of one to four operations that mostly fit.
-    fn draw_batch(&mut self) -> Vec<Request> {
-        let mut model = (**self.tale.newest()).clone();
-        let count = if self.rng.one_in(2) { 1 } else { 1 + self.rng.below(4) };
-        let mut batch = Vec::new();
-        for _ in 0..count {
-            let request = self.draw_request(&model);
-            if let Ok(next) = model.after(std::slice::from_ref(&request), self.fitting) {
-                model = next;
-            } else if !self.rng.one_in(4) {
-                continue;
-            }
-            batch.push(request);
-        }
-        batch
-    }
-
-    fn draw_request(&mut self, model: &Model) -> Request {
-        if self.rng.one_in(self.temper.compacts) || model.len() > ENTRIES_MANY {
-            return self.draw_compaction(model);
-        }
-        if self.rng.one_in(self.temper.truncates) {
-            return self.draw_truncation(model);
-        }
-        match self.rng.below(16) {
-            0 => {
-                let key = Bytes::from(vec![b'k'; 1 + self.rng.below(3)]);
-                let bytes = [4, 40, 400][self.rng.below(3)];
-                Request::PutMeta(key, self.payload(bytes))
-            }
-            1 => Request::DeleteMeta(Bytes::from(vec![b'k'; 1 + self.rng.below(3)])),
-            2..6 => {
-                let next = model.next().unwrap_or(self.fitting.first_index + self.rng.below(3) as u64);
-                let (index, term) = match self.rng.below(24) {
-                    0 => (next + 1, model.last_term()),
-                    1 => (next, model.last_term().saturating_sub(1)),
-                    drawn => (next, model.last_term() + u64::from(drawn < 8)),
-                };
-                let bytes = self.draw_size();
-                Request::Entry(LogEntry::new(term, index, self.payload(bytes)))
-            }
-            _ => {
-                let bytes = self.draw_size();
-                Request::Push(self.payload(bytes))
-            }
-        }
-    }
-
-    fn draw_compaction(&mut self, model: &Model) -> Request {
-        let next = model.next().unwrap_or(1);
-        let first = model.first().unwrap_or(next);
-        match self.rng.below(8) {
-            0 => Request::Compact(next + self.rng.below(5) as u64, Some(model.last_term() + self.rng.below(2) as u64)),
-            1..4 => Request::Compact(next.saturating_sub(1), None),
-            4 => Request::Compact(first.saturating_sub(self.rng.below(3) as u64), Some(model.last_term())),
-            _ => {
-                let index = first + self.rng.below((next - first).max(1) as usize) as u64;
-                Request::Compact(index, model.term(index).filter(|_| self.rng.one_in(2)))
-            }
-        }
-    }
-
-    fn draw_truncation(&mut self, model: &Model) -> Request {
-        let next = model.next().unwrap_or(1);
-        let live = model.len();
-        let back = match self.rng.below(4) {
-            0 => self.rng.below(live + 3),
-            _ => self.rng.below(live.min(6) + 1),
-        };
-        Request::Truncate((next + u64::from(self.rng.one_in(12))).saturating_sub(back as u64))
-    }
-
-    /// Sizes around block boundaries, sizes seen before, and any.
-    fn draw_size(&mut self) -> usize {
-        let size = match self.rng.below(8) {
-            0..3 if !self.sizes.is_empty() => self.sizes[self.rng.below(self.sizes.len())],
-            3 => self.rng.below(100),
-            // What fills a frame of whole units but for a few bytes, more or less.
-            4 => (512 * (1 + self.rng.below(8)) + 8 * self.rng.below(5)).saturating_sub(88 + 40 + 16),
-            5 => self.payload_max - self.rng.below(self.payload_max.min(600)),
-            _ => self.rng.below(self.payload_max),
-        };
-        let size = size.min(self.payload_max);
-        self.sizes.push_back(size);
-        if self.sizes.len() > 4 {
-            self.sizes.pop_front();
-        }
-        size
-    }
-
-    /// Bytes that no other payload of the history has, as far as they are long enough.
-    fn payload(&mut self, bytes: usize) -> Bytes {
-        self.stamp = self.stamp.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let stamp = self.stamp.to_le_bytes();
-        Bytes::from(stamp.iter().copied().cycle().take(bytes).collect::<Vec<u8>>())
-    }
 }
 
-fn draw_config(rng: &mut Rng, is_mixed: bool) -> Config {
-    let block = if is_mixed { 1024 } else { [512, 512, 512, 512, 512, 512, 1024, 4096][rng.below(8)] };
-    let blocks = SEGMENT_BLOCKS_MIN + rng.below(17) as u64;
-    let durability = match rng.below(6) {
-        0 => Durability::None,
-        1 => Durability::Interval(Duration::from_secs(1)),
-        _ => Durability::Sync,
-    };
-    let frame_blocks = [1, 4, 16][rng.below(3)];
-    Config::default()
-        .block_bytes(Some(block))
-        .segment_bytes(blocks * u64::from(block))
-        .durability(durability)
-        .frames_in_flight(1 + rng.below(3))
-        .frame_bytes_max(frame_blocks * u64::from(block))
-        .spare_segments(1 + rng.below(3))
-        .first_index([0, 1, 1, 7][rng.below(4)])
-        .lock_wait(Duration::ZERO)
-}
-
-impl Step {
-    /// The step in a line, payloads by their length only.
-    fn told(&self) -> String {
-        match self {
-            Step::Open { life, kept } => format!("Open for life {life}, {kept} entries kept"),
-            Step::Submit { frame, batch } => format!("Submit into frame {frame}: {}", told(batch)),
-            Step::Refused { why, batch } => format!("Refused, {why:?}: {}", told(batch)),
-            Step::Complete { token } => format!("Complete {}", told_operation(*token)),
-            Step::Fail { token } => format!("Fail {}", told_operation(*token)),
-            Step::PowerFails { fates } => format!("PowerFails:\n{fates}"),
-            Step::Killed { story } => format!("Killed: {story}"),
-            other => format!("{other:?}"),
-        }
-    }
-}
-
-fn told_operation(token: u64) -> String {
-    if token == SYNC_TOKEN { "a sync".into() } else { format!("frame {token}") }
-}
-
-fn told(batch: &[Request]) -> String {
-    let one = |request: &Request| match request {
-        Request::Push(payload) => format!("push {} bytes", payload.len()),
-        Request::Entry(entry) => {
-            format!("entry {} of term {}, {} bytes", entry.index, entry.term, entry.command.len())
-        }
-        Request::PutMeta(key, value) => format!("put {} bytes under {key:?}", value.len()),
-        other => format!("{other:?}"),
-    };
-    batch.iter().map(one).collect::<Vec<_>>().join(", ")
+fn failed(what: &str, why: &str) -> Finding {
+    Finding::new(Promise::Lives, format!("{what} fails though nothing is wrong: {why}"), "the living log")
 }

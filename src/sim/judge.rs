@@ -1,24 +1,25 @@
 //! The promises, checked: recovers images of a crash, a kill or a damaged disk and compares them with what must hold.
 //!
-//! What must hold is told by a [`Tale`]: the models after each batch that may be the last one kept, and how far the log
-//! got. A power failure keeps what is durable, a kill what is written, damage is noticed up to what is witnessed.
+//! What must hold is told by a [`Tale`].
 //!
 //! Does not know how the disk got into its state, nor which batches come next.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use super::class::Class;
 use super::crash::{CrashPoint, Landing};
 use super::disk::{InFlight, SimDisk};
 use super::explore::{RealCheck, Summary};
+use super::fault::{EIO, ENOSPC, FaultRule, OpKind};
 use super::local::{Contents, LocalLog};
-use super::model::Model;
+use super::portray::portray;
 use super::rng::Rng;
-use crate::config::{Config, Verify};
+use super::tale::Tale;
+use crate::config::{Config, Durability, Verify};
 use crate::error::Error;
-use crate::format::frame::{self, FoundOperation, Head, HeadRead, Operation, WholeFrame};
-use crate::format::segment::SegmentHeader;
+use crate::log::Log;
 
 /// One state in so many is also opened by the [`RealCheck`].
 const REAL_EVERY: u64 = 1000;
@@ -27,93 +28,57 @@ const REAL_EVERY: u64 = 1000;
 const ALL_EVERY: usize = 16;
 const ALL_OF: usize = 64;
 
+/// So many old versions of an index file are kept.
+const OLD_INDEXES_MAX: usize = 8;
+
+/// The kinds of promises that may be found broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// Torn is not corrupt: a legal image opens.
+    Opens,
+    /// What opens is the log after a prefix of the operations with every acknowledged one.
+    Prefix,
+    /// A second recovery decides as the first did.
+    Decided,
+    /// What had been witnessed and is damaged is an error, and the right one.
+    Noticed,
+    /// An operation that fails is an error and takes nothing along.
+    Fails,
+    /// A reading open shows what the writing one finds.
+    ReadOnly,
+    /// Index files are derived.
+    Derived,
+    /// A killed process's queued writes keep recovery out.
+    Locked,
+    /// The log with threads shows the same.
+    Threads,
+    /// The living log does as the model does.
+    Lives,
+}
+
 /// A promise that does not hold, and where.
 #[derive(Clone, Debug)]
 pub(super) struct Finding {
+    pub(super) kind: Promise,
     pub(super) promise: String,
     pub(super) place: String,
 }
 
-/// The log after a batch.
-#[derive(Clone, Debug)]
-pub(super) struct Version {
-    /// The frame that the batch joined.
-    pub(super) frame: u64,
-    pub(super) model: Arc<Model>,
+impl Finding {
+    pub(super) fn new(kind: Promise, promise: impl Into<String>, place: impl Into<String>) -> Finding {
+        Finding { kind, promise: promise.into(), place: place.into() }
+    }
 }
 
-/// What may be found after a crash.
-#[derive(Clone, Debug)]
-pub(super) struct Tale {
-    /// Oldest first; at least one, and the first is not newer than what is witnessed.
-    versions: VecDeque<Version>,
-    /// Frames up to this one are written: a killed process does not take them along.
-    pub(super) written: u64,
-    /// Frames up to this one survive power loss.
-    pub(super) durable: u64,
-    /// Frames up to this one are durable, and the disk says so.
-    pub(super) witnessed: u64,
-}
-
-impl Tale {
-    /// Nothing was ever written.
-    pub(super) fn new() -> Tale {
-        let empty = Version { frame: 0, model: Arc::default() };
-        Tale { versions: [empty].into(), written: 0, durable: 0, witnessed: 0 }
-    }
-
-    /// The log with everything that was accepted.
-    pub(super) fn newest(&self) -> &Arc<Model> {
-        let Some(version) = self.versions.back() else { unreachable!("there is always one version") };
-        &version.model
-    }
-
-    /// A batch was accepted.
-    pub(super) fn push(&mut self, frame: u64, model: Model) {
-        self.versions.push_back(Version { frame, model: Arc::new(model) });
-    }
-
-    /// The log reports how far it is.
-    pub(super) fn advance(&mut self, log: &LocalLog) {
-        let (written, durable) = log.progress();
-        self.written = self.written.max(written);
-        self.durable = self.durable.max(durable);
-        self.witnessed = self.witnessed.max(log.witnessed());
-        let first = self.position(self.witnessed.min(self.durable));
-        self.versions.drain(..first);
-    }
-
-    /// The power failed.
-    pub(super) fn lose_what_is_not_durable(&mut self) {
-        self.written = self.durable;
-    }
-
-    /// The log was opened again and holds exactly the version of this number.
-    pub(super) fn restart(&mut self, version: usize, log: &LocalLog) {
-        self.versions.truncate(version + 1);
-        let last = log.last_frame();
-        (self.written, self.durable) = (last, last);
-        self.advance(log);
-    }
-
-    /// The last version that everything up to `frame` is part of.
-    fn position(&self, frame: u64) -> usize {
-        self.versions.iter().rposition(|version| version.frame <= frame).unwrap_or(0)
-    }
-
-    /// The version that was found, of those that contain every frame up to `floor`.
-    fn matching(&self, floor: u64, found: &Contents) -> Result<usize, String> {
-        let first = self.position(floor);
-        let candidates = self.versions.range(first..);
-        if let Some(nth) = candidates.clone().rposition(|version| version.model.difference(found).is_none()) {
-            return Ok(first + nth);
-        }
-        let say = |version: &Version| {
-            let difference = version.model.difference(found).unwrap_or_default();
-            format!("it is not the log after frame {}: {difference}", version.frame)
-        };
-        Err(candidates.map(say).collect::<Vec<_>>().join("\n  "))
-    }
+/// How closely a moment is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// Not at all: the log only lives.
+    None,
+    /// A few images of it.
+    Usual,
+    /// So many times as much as usual.
+    Times(u64),
 }
 
 /// Checks images and counts what it saw.
@@ -124,11 +89,44 @@ pub(super) struct Judge<'a> {
     pub(super) real: Option<&'a dyn RealCheck>,
     /// Images tried at each crash point.
     pub(super) images: usize,
+    pub(super) effort: Effort,
+    /// Index files as they were or could have been at some time of the history, by name.
+    pub(super) old_indexes: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 impl Judge<'_> {
+    /// Looks at the moments inside a step, before which the log was as `before` tells, and at the one after it.
+    pub(super) fn step(
+        &mut self,
+        inside: (&[CrashPoint], &Tale),
+        after: Option<(&CrashPoint, &Tale)>,
+    ) -> Result<(), Finding> {
+        let rounds = match self.effort {
+            Effort::None => 0,
+            Effort::Usual => 1,
+            Effort::Times(rounds) => rounds,
+        };
+        (0..rounds).try_for_each(|_| self.step_once(inside, after))
+    }
+
+    fn step_once(
+        &mut self,
+        (points, before): (&[CrashPoint], &Tale),
+        after: Option<(&CrashPoint, &Tale)>,
+    ) -> Result<(), Finding> {
+        // Long steps (a spare being made) are all alike: a few of their moments each time will do.
+        for point in points {
+            if points.len() <= 2 || self.rng.one_in(points.len() / 2) {
+                self.point(point, before)?;
+            }
+        }
+        let Some((point, tale)) = after else { return Ok(()) };
+        self.summary.note_flights(point);
+        self.point(point, tale)
+    }
+
     /// Tries images of a crash point.
-    pub(super) fn point(&mut self, point: &CrashPoint, tale: &Tale) -> Result<(), Finding> {
+    fn point(&mut self, point: &CrashPoint, tale: &Tale) -> Result<(), Finding> {
         let floor = tale.durable;
         self.summary.crash_points += 1;
         let limit = self.images.min(point.combinations());
@@ -154,7 +152,7 @@ impl Judge<'_> {
     }
 
     /// One image: recovers it, checks what is found, and looks at what crashes of that recovery and after it leave.
-    fn image(
+    pub(super) fn image(
         &mut self,
         point: &CrashPoint,
         fates: &[Class],
@@ -162,21 +160,21 @@ impl Judge<'_> {
         floor: u64,
         depth: usize,
     ) -> Result<(), Finding> {
-        let place =
-            |within: &str| format!("power failure{within}:\n{}{}", point.describe(fates), portray(&point.image(fates)));
+        let place = |within: &str| told_place(within, point, fates);
         self.summary.note_fates(point, fates);
         let image = point.image(fates);
         let is_recorded = depth < 3 && self.rng.one_in(if depth == 0 { 16 } else { 8 });
         if is_recorded {
             image.start_recording();
         }
-        let (log, found) = self.recover(&image).map_err(|promise| Finding { promise, place: place("") })?;
+        let (log, found) = self.recover(&image).map_err(|why| Finding::new(Promise::Opens, why, place("")))?;
         let matching = tale.matching(floor, &found);
-        matching.map_err(|why| Finding { promise: not_a_prefix(&why), place: place("") })?;
+        matching.map_err(|why| Finding::new(Promise::Prefix, not_a_prefix(&why), place("")))?;
         let points = image.take_recording();
         if !log.report().was_clean && self.rng.one_in(2) || self.rng.one_in(8) {
             self.again(&image.crash_point(), &found, || place(", recovery, power failure"))?;
         }
+        let was_made = log.report().created;
         drop(log);
         for inner in self.some_of(&points, 3) {
             self.summary.crash_points_in_recovery += 1;
@@ -186,7 +184,10 @@ impl Judge<'_> {
                 ..finding
             })?;
         }
-        self.try_real(point, fates, &found).map_err(|promise| Finding { promise, place: place("") })?;
+        self.look_otherwise(point, fates, &found, was_made)?;
+        if depth == 0 && self.rng.one_in(12) {
+            self.fail_in_recovery(point, fates, tale, floor)?;
+        }
         if depth == 0 && self.rng.one_in(6) { self.damage(point, fates, tale) } else { Ok(()) }
     }
 
@@ -199,57 +200,180 @@ impl Judge<'_> {
         chosen
     }
 
-    /// Opens and reads; an error is a broken promise, for torn is not corrupt.
+    /// Opens and reads; an error is a broken promise, for torn is not corrupt. Now and then all frames are read, or
+    /// the new life has another durability than the old one had.
     pub(super) fn recover(&mut self, image: &SimDisk) -> Result<(LocalLog, Contents), String> {
         self.summary.states += 1;
-        let verify = if self.rng.one_in(6) { Verify::Full } else { Verify::Tail };
-        self.open(image, &self.config.clone().verify(verify))
-            .map_err(|error| format!("a legal image is refused: {error}"))
+        let mut config = self.config.clone().verify(if self.rng.one_in(6) { Verify::Full } else { Verify::Tail });
+        if self.rng.one_in(8) {
+            config = config.durability(if self.rng.one_in(2) { Durability::None } else { Durability::Sync });
+        }
+        let seed = self.rng.next_u64();
+        self.open(image, &config, seed).map_err(|error| format!("a legal image is refused: {error}"))
     }
 
-    fn open(&mut self, image: &SimDisk, config: &Config) -> Result<(LocalLog, Contents), Error> {
+    fn open(&mut self, image: &SimDisk, config: &Config, seed: u64) -> Result<(LocalLog, Contents), Error> {
         self.summary.recoveries += 1;
-        let log = LocalLog::open(image, config.clone(), self.rng.next_u64())?;
+        let log = LocalLog::open(image, config.clone(), seed)?;
         self.summary.note_report(log.report());
         let contents = log.contents()?;
         Ok((log, contents))
+    }
+
+    fn open_plainly(&mut self, image: &SimDisk) -> Result<(LocalLog, Contents), Error> {
+        let (config, seed) = (self.config.clone(), self.rng.next_u64());
+        self.open(image, &config, seed)
     }
 
     /// What was found once must be found again, whatever a power failure takes now: nothing was written since.
     fn again(&mut self, point: &CrashPoint, found: &Contents, place: impl Fn() -> String) -> Result<(), Finding> {
         let nth = self.rng.below(2);
         let fates = self.draw(point, nth);
-        let finding = |promise| Finding {
-            promise,
-            place: format!("{}:\n{}{}", place(), point.describe(&fates), portray(&point.image(&fates))),
-        };
+        let place = || format!("{}:\n{}{}", place(), point.describe(&fates), portray(&point.image(&fates)));
+        let refused = |error| format!("what one recovery made is refused by the next: {error}");
         let (_, again) = self
-            .open(&point.image(&fates), &self.config.clone())
-            .map_err(|error| finding(format!("what one recovery made is refused by the next: {error}")))?;
-        if again == *found { Ok(()) } else { Err(finding(second_differs(found, &again))) }
+            .open_plainly(&point.image(&fates))
+            .map_err(|error| Finding::new(Promise::Decided, refused(error), place()))?;
+        match again == *found {
+            true => Ok(()),
+            false => Err(Finding::new(Promise::Decided, second_differs(found, &again), place())),
+        }
+    }
+
+    /// The same image opened in other ways must show the same.
+    fn look_otherwise(
+        &mut self,
+        point: &CrashPoint,
+        fates: &[Class],
+        found: &Contents,
+        was_made: bool,
+    ) -> Result<(), Finding> {
+        let finding = |kind| move |why: String| Finding::new(kind, why, told_place("", point, fates));
+        if self.rng.one_in(10) && !was_made {
+            self.summary.read_only_looks += 1;
+            look_without_writing(&point.image(fates), found).map_err(finding(Promise::ReadOnly))?;
+        }
+        if self.rng.one_in(10) {
+            self.look_with_other_indexes(&point.image(fates), found).map_err(finding(Promise::Derived))?;
+        }
+        self.try_real(point, fates, found).map_err(finding(Promise::Threads))
+    }
+
+    /// Keeps an index file, to put it back later when it is stale.
+    pub(super) fn keep_index(&mut self, name: String, content: Vec<u8>) {
+        let known = self.old_indexes.entry(name).or_default();
+        if !known.contains(&content) && known.len() < OLD_INDEXES_MAX {
+            known.push(content);
+        }
+    }
+
+    /// Without its index files the log is the same, with stale ones it is, and so it is if every frame is read.
+    fn look_with_other_indexes(&mut self, image: &SimDisk, found: &Contents) -> Result<(), String> {
+        let are_stale = self.rng.one_in(2);
+        let altered = if are_stale { self.put_back_indexes(image) } else { remove_indexes(image) };
+        let altered = altered.map_err(|error| format!("the simulated disk cannot alter a file: {error}"))?;
+        if !altered {
+            return Ok(());
+        }
+        self.summary.states += 1;
+        *if are_stale { &mut self.summary.stale_indexes } else { &mut self.summary.without_indexes } += 1;
+        let verify = if self.rng.one_in(3) { Verify::Full } else { Verify::Tail };
+        let (config, seed) = (self.config.clone().verify(verify), self.rng.next_u64());
+        let how = if are_stale { "with index files of an earlier time" } else { "without its index files" };
+        let opened = self.open(image, &config, seed);
+        let (_, other) = opened.map_err(|error| format!("{how} the log is refused: {error}"))?;
+        if other == *found { Ok(()) } else { Err(format!("{how}, {}", second_differs(found, &other))) }
+    }
+
+    /// Puts index files of an earlier time beside the segments of the same number, other ones than are there; whether
+    /// there was one.
+    fn put_back_indexes(&mut self, image: &SimDisk) -> io::Result<bool> {
+        let mut altered = false;
+        for (name, contents) in &self.old_indexes {
+            if image.contents(&name.replace(".idx", ".seg")).is_err() {
+                continue;
+            }
+            let present = image.contents(name).ok();
+            let is_other = |content: &&Vec<u8>| present.as_ref().is_none_or(|present| **present != **content);
+            let others: Vec<_> = contents.iter().filter(is_other).collect();
+            if !others.is_empty() {
+                image.write_file(name, others[self.rng.below(others.len())])?;
+                altered = true;
+            }
+        }
+        Ok(altered)
+    }
+
+    /// Lets an operation of a recovery fail: that is an error or makes no difference, is no evidence about the log, and
+    /// the next open finds everything.
+    fn fail_in_recovery(
+        &mut self,
+        point: &CrashPoint,
+        fates: &[Class],
+        tale: &Tale,
+        floor: u64,
+    ) -> Result<(), Finding> {
+        let image = point.image(fates);
+        let (rule, story) = draw_fault(&mut self.rng, 8);
+        image.fail(rule);
+        self.summary.failing_recoveries += 1;
+        let outcome = self.open_plainly(&image);
+        image.clear_faults();
+        let place = || format!("{}{story} during recovery", told_place("", point, fates));
+        let finding = |why: String| Finding::new(Promise::Fails, why, place());
+        let first = match outcome {
+            Ok((log, found)) => {
+                drop(log);
+                Some(found)
+            }
+            Err(Error::Io { .. } | Error::NoSpace) => {
+                self.summary.failed_recoveries += 1;
+                None
+            }
+            Err(error) => return Err(finding(format!("a failed operation is taken for something else: {error}"))),
+        };
+        let next = if self.rng.one_in(2) {
+            let after = image.crash_point();
+            let fates = self.draw(&after, 0);
+            after.image(&fates)
+        } else {
+            image
+        };
+        let (_, found) = self.recover(&next).map_err(|why| finding(format!("after an operation failed, {why}")))?;
+        tale.matching(floor, &found).map_err(|why| finding(not_a_prefix(&why)))?;
+        match first {
+            Some(first) if first != found => Err(finding(second_differs(&first, &found))),
+            _ => Ok(()),
+        }
     }
 
     /// Kills the process instead, recovers on the same medium, and then lets the power fail.
     pub(super) fn kill(&mut self, point: &CrashPoint, tale: &Tale) -> Result<(), Finding> {
-        let (killed, story) = self.kill_image(point).map_err(|promise| Finding { promise, place: "a kill".into() })?;
+        let mut rng = Rng::new(self.rng.next_u64());
+        let (killed, story) = self.kill_image(point, &mut rng)?;
         let before = killed.copy_at_rest();
         let place = || format!("kill: {story}\n{}", portray(&before));
-        let (_log, found) = self.recover(&killed).map_err(|promise| Finding { promise, place: place() })?;
+        let (log, found) = self.recover(&killed).map_err(|why| Finding::new(Promise::Opens, why, place()))?;
         let matching = tale.matching(tale.written, &found);
-        matching.map_err(|why| Finding { promise: not_a_prefix(&why), place: place() })?;
+        matching.map_err(|why| Finding::new(Promise::Prefix, not_a_prefix(&why), place()))?;
+        if self.rng.one_in(8) && !log.report().created {
+            self.summary.read_only_looks += 1;
+            let looked = look_without_writing(&before, &found);
+            looked.map_err(|why| Finding::new(Promise::ReadOnly, why, place()))?;
+        }
         let after = killed.crash_point();
         (0..2).try_for_each(|_| self.again(&after, &found, || format!("{}, recovery, power failure", place())))
     }
 
     /// A disk after a kill, with no operation under way, and the story of it.
-    pub(super) fn kill_image(&mut self, point: &CrashPoint) -> Result<(SimDisk, String), String> {
+    pub(super) fn kill_image(&mut self, point: &CrashPoint, rng: &mut Rng) -> Result<(SimDisk, String), Finding> {
         self.summary.kills += 1;
         let (mut queued, mut story) = (false, String::new());
         let killed = point.kill(|operation: &InFlight| {
             let of_segment = operation.name.ends_with(".seg") && operation.file != 0 && !operation.is_sync;
-            let landing = match self.rng.below(4) {
+            let landing = match rng.below(4) {
                 0 if of_segment => Landing::Queued,
-                _ => Landing::Units(Class::random(operation.bytes.div_ceil(512), &mut self.rng)),
+                _ => Landing::Units(Class::random(operation.bytes.div_ceil(512), rng)),
             };
             queued |= landing == Landing::Queued;
             story.push_str(&format!("{} at {}: {landing:?}; ", operation.name, operation.offset));
@@ -257,9 +381,12 @@ impl Judge<'_> {
         });
         if queued {
             self.summary.kills_with_queued_writes += 1;
-            match LocalLog::open(&killed, self.config.clone(), self.rng.next_u64()) {
+            match LocalLog::open(&killed, self.config.clone(), rng.next_u64()) {
                 Err(Error::Locked { .. }) => {}
-                other => return Err(format!("queued writes of a killed process do not keep recovery out: {other:?}")),
+                other => {
+                    let why = format!("queued writes of a killed process do not keep recovery out: {other:?}");
+                    return Err(Finding::new(Promise::Locked, why, format!("kill: {story}")));
+                }
             }
             killed.complete_all();
         }
@@ -273,9 +400,10 @@ impl Judge<'_> {
         self.summary.damaged += 1;
         self.summary.states += 1;
         let verify = if self.rng.one_in(2) { Verify::Full } else { Verify::Tail };
-        let place = || format!("power failure:\n{}{}{story}", point.describe(fates), portray(&point.image(fates)));
-        let finding = |promise| Finding { promise, place: place() };
-        match self.open(&image, &self.config.clone().verify(verify)) {
+        let place = || format!("{}{story}", told_place("", point, fates));
+        let finding = |why| Finding::new(Promise::Noticed, why, place());
+        let (config, seed) = (self.config.clone().verify(verify), self.rng.next_u64());
+        match self.open(&image, &config, seed) {
             Ok((_, found)) => tale.matching(floor, &found).map(drop).map_err(|why| {
                 finding(format!("damage was not noticed, and what was witnessed is gone or different:\n  {why}"))
             }),
@@ -319,62 +447,96 @@ impl Judge<'_> {
     }
 
     /// Opens the disk on which life goes on, judging crashes inside this recovery, and tells which version it holds.
+    /// What the new life draws comes from `rng`, so that it lives the same however closely it is judged.
     pub(super) fn revive(
         &mut self,
         sim: &SimDisk,
         tale: &Tale,
         floor: u64,
+        rng: &mut Rng,
     ) -> Result<(LocalLog, usize, Vec<CrashPoint>), Finding> {
         let before = sim.copy_at_rest();
-        let finding = |promise| Finding { promise, place: format!("the next life's recovery:\n{}", portray(&before)) };
+        let place = || format!("the next life's recovery:\n{}", portray(&before));
         sim.start_recording();
-        let (log, found) = self.recover(sim).map_err(finding)?;
+        self.summary.states += 1;
+        let verify = if rng.one_in(6) { Verify::Full } else { Verify::Tail };
+        let opened = self.open(sim, &self.config.clone().verify(verify), rng.next_u64());
+        let refused = |error| Finding::new(Promise::Opens, format!("a legal image is refused: {error}"), place());
+        let (log, found) = opened.map_err(refused)?;
         let points = sim.take_recording();
         sim.start_recording();
-        let version = tale.matching(floor, &found).map_err(|why| finding(not_a_prefix(&why)))?;
-        for point in self.some_of(&points, 6) {
-            self.summary.crash_points_in_recovery += 1;
-            let fates = self.draw(point, 1);
-            // Even after a kill, which keeps more: until recovery is through, only the durable is safe from a power failure.
-            self.image(point, &fates, tale, tale.durable, 1)?;
+        let version = tale.matching(floor, &found);
+        let version = version.map_err(|why| Finding::new(Promise::Prefix, not_a_prefix(&why), place()))?;
+        let rounds = match self.effort {
+            Effort::None => 0,
+            Effort::Usual => 1,
+            Effort::Times(rounds) => rounds,
+        };
+        for _ in 0..rounds {
+            for point in self.some_of(&points, 6) {
+                self.summary.crash_points_in_recovery += 1;
+                let fates = self.draw(point, 1);
+                // Even after a kill, which keeps more: until recovery is through, only the durable is safe from a power
+                // failure.
+                self.image(point, &fates, tale, tale.durable, 1)?;
+            }
         }
         Ok((log, version, points))
     }
 }
 
-/// Every frame on a disk, a line each: what a person wants to see of a failing image.
-fn portray(image: &SimDisk) -> String {
-    let mut text = String::new();
-    for name in image.file_names() {
-        let Ok(content) = image.contents(&name) else { continue };
-        text.push_str(&format!("{name}: {} bytes\n", content.len()));
-        let Ok(header) = SegmentHeader::decode(&content) else { continue };
-        for offset in (0..content.len()).step_by(header.block_bytes as usize) {
-            let HeadRead::Head(head) = Head::decode(&content[offset..], header.salt) else { continue };
-            let frame =
-                content.get(offset..offset + head.frame_bytes as usize).map(|bytes| frame::verify(&head, bytes));
-            let Head { kind, number, epoch, watermark, frame_bytes, .. } = head;
-            text.push_str(&format!(
-                "  {offset:6} {kind:?} {number}, {frame_bytes} bytes, epoch {}, watermark {watermark}: ",
-                epoch.counter
-            ));
-            match frame {
-                Some(Ok(frame)) => text.push_str(&told_frame(&frame)),
-                _ => text.push_str("not whole\n"),
-            }
-        }
-    }
-    text
+fn told_place(within: &str, point: &CrashPoint, fates: &[Class]) -> String {
+    format!("power failure{within}:\n{}{}", point.describe(fates), portray(&point.image(fates)))
 }
 
-fn told_frame(frame: &WholeFrame) -> String {
-    let base = frame.base.as_ref().map(|base| format!("base {:?} {:?}", base.compacted, base.next)).unwrap_or_default();
-    let one = |operation: &FoundOperation| match operation {
-        FoundOperation::Entry { header, .. } => format!("{}/{}", header.index, header.term),
-        FoundOperation::Other(Operation::PutMeta { .. }) => "put".into(),
-        FoundOperation::Other(other) => format!("{other:?}"),
-    };
-    format!("{base} {}\n", frame.operations.iter().map(one).collect::<Vec<_>>().join(" "))
+/// Removes all index files; whether there was one.
+fn remove_indexes(image: &SimDisk) -> io::Result<bool> {
+    let names: Vec<Arc<str>> = image.file_names().into_iter().filter(|name| name.ends_with(".idx")).collect();
+    names.iter().try_for_each(|name| image.remove_file(name)).map(|()| !names.is_empty())
+}
+
+/// A fault for one of the next `most` operations of some kind, and the story of it.
+pub(super) fn draw_fault(rng: &mut Rng, most: usize) -> (FaultRule, String) {
+    const KINDS: [OpKind; 10] = [
+        OpKind::Read,
+        OpKind::Write,
+        OpKind::Sync,
+        OpKind::Create,
+        OpKind::Open,
+        OpKind::Allocate,
+        OpKind::Rename,
+        OpKind::Remove,
+        OpKind::SyncDir,
+        OpKind::List,
+    ];
+    let kind = KINDS[rng.below(KINDS.len())];
+    let takes_space = matches!(kind, OpKind::Write | OpKind::Create | OpKind::Allocate);
+    let os_error = if takes_space && rng.one_in(2) { ENOSPC } else { EIO };
+    let nth = 1 + rng.below(most) as u64;
+    let rule = FaultRule::new(kind, nth, os_error).landing(Class::random(8, rng));
+    (rule, format!("{kind:?} {nth} from now fails with error {os_error}"))
+}
+
+/// Opens an image for reading, which must write nothing, and compares what is there with what a writing open found.
+fn look_without_writing(image: &SimDisk, found: &Contents) -> Result<(), String> {
+    let log = Log::open_read_only_on(Arc::new(image.clone()));
+    let (log, _) = log.map_err(|error| format!("an open for reading refuses what one for writing takes: {error}"))?;
+    let entries: Result<Vec<_>, Error> = log.iter(..).collect();
+    let entries =
+        entries.map_err(|error| format!("an open for reading cannot read what one for writing can: {error}"))?;
+    let hard_state = log.meta().into_iter().collect();
+    let state = log.state();
+    let (compacted, last) = (state.compacted, found.entries.last().map(|last| (last.index, last.term)));
+    let shown = Contents { entries, compacted, next: found.next, last_term: found.last_term, hard_state };
+    if shown != *found || state.last != last {
+        return Err(format!("an open for reading shows something else: {}", second_differs(found, &shown)));
+    }
+    let counters = image.counters();
+    let writing = [OpKind::Write, OpKind::Sync, OpKind::Create, OpKind::Rename, OpKind::Remove, OpKind::SyncDir];
+    match writing.iter().find(|&&kind| counters.of(kind) > 0) {
+        Some(kind) => Err(format!("an open for reading does a {kind:?}")),
+        None => Ok(()),
+    }
 }
 
 fn not_a_prefix(why: &str) -> String {
@@ -386,5 +548,8 @@ fn second_differs(first: &Contents, second: &Contents) -> String {
         let indexes = contents.entries.first().map(|first| first.index..contents.next.unwrap_or(0));
         format!("entries {indexes:?}, compacted {:?}, next {:?}", contents.compacted, contents.next)
     };
-    format!("a second recovery decides otherwise: first {}; then {}", sketch(first), sketch(second))
+    let mut pairs = first.entries.iter().zip(&second.entries);
+    let differing = pairs.find(|(one, other)| one != other).map(|(one, _)| format!(", from entry {} on", one.index));
+    let (one, other) = (sketch(first), sketch(second));
+    format!("a second recovery decides otherwise{}: first {one}; then {other}", differing.unwrap_or_default())
 }

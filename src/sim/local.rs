@@ -28,7 +28,7 @@ use crate::engine::pipeline::{Bounds, Offer, Pipeline, Progress, Step as Pipelin
 use crate::engine::sequencer::{Accepted, Frame, Limits, Refusal, Request, Sequencer};
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
-use crate::format::index::IndexIdentity;
+use crate::format::index::{self, IndexIdentity};
 use crate::format::names;
 use crate::format::segment::SegmentHeader;
 use crate::segment::dir::LockFile;
@@ -562,6 +562,11 @@ impl LocalLog {
         self.sequencer.last_number()
     }
 
+    /// One past the last index that is durable and not truncated since; `None` where nothing is.
+    pub fn durable_next(&self) -> Option<u64> {
+        self.sequencer.durable_next()
+    }
+
     /// Every frame up to this one is durable *and* a durable head or slot of this life says so: damage to it must be
     /// noticed.
     pub fn witnessed(&self) -> u64 {
@@ -594,6 +599,24 @@ impl LocalLog {
     /// Where the last frame of the segment being filled ends, in bytes.
     pub fn tail(&self) -> u64 {
         self.sequencer.tail()
+    }
+
+    /// Name and content of the index file that the segment being filled would get if the log went on in the next one
+    /// now. `None` while something accepted is still to be written.
+    pub(super) fn index_of_active(&self) -> Option<(String, Vec<u8>)> {
+        let range = self.sequencer.ledger.ranges.newest()?;
+        let index = self.sequencer.ledger.indexes.get(&range.sequence)?;
+        let SegmentHeader { log_id, sequence, salt, .. } = self.files.get(&range.sequence)?.header;
+        let identity = IndexIdentity {
+            log_id,
+            sequence,
+            salt,
+            last_head_checksum: self.pipeline.chain(),
+            first_frame: range.first_frame,
+            last_frame: self.last_frame(),
+        };
+        let is_written = self.sequencer.acknowledged() == identity.last_frame;
+        is_written.then(|| (names::index(sequence), index::encode(index, &identity)))
     }
 
     /// Reads everything back from the disk. Call it while nothing accepted is still to be written.

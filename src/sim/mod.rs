@@ -49,7 +49,9 @@ mod class;
 mod crash;
 mod damage;
 mod disk;
+mod draw;
 mod driver;
+mod exhaust;
 mod explore;
 mod fault;
 mod history;
@@ -59,10 +61,14 @@ mod medium;
 mod model;
 #[cfg(test)]
 mod naive;
+mod portray;
 mod rng;
+mod shrink;
 mod state;
+mod tale;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use class::{Class, UNIT_BYTES};
 pub use crash::{CrashPoint, Fates, Landing, Loose, LooseEnd};

@@ -16,6 +16,12 @@ impl Rng {
         Rng { state: seed }
     }
 
+    /// The generator of one part of something that as a whole has this seed. What other parts draw, and whether they
+    /// draw at all, makes no difference to it.
+    pub fn of_part(seed: u64, part: &[u64]) -> Rng {
+        part.iter().fold(Rng::new(seed), |mut rng, number| Rng::new(rng.next_u64() ^ Rng::new(*number).next_u64()))
+    }
+
     /// The next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -44,6 +50,14 @@ impl Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_one_seed_draw_different_numbers_and_always_the_same() {
+        let parts: [&[u64]; 6] = [&[], &[0], &[1], &[0, 1], &[1, 0], &[1, 1]];
+        let drawn = |seed| parts.map(|part| Rng::of_part(seed, part).next_u64());
+        let all: std::collections::BTreeSet<u64> = drawn(7).into_iter().chain(drawn(8)).collect();
+        assert_eq!((all.len(), drawn(7)), (12, drawn(7)));
+    }
 
     #[test]
     fn it_yields_the_published_sequence() {
