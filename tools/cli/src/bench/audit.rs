@@ -125,15 +125,15 @@ impl Audit {
 
     fn table(&self, durability: Durability) -> String {
         let mut table = format!("\ndurability {}: {}\n\n", self.durability, durability_promise(durability));
-        line(&mut table, ["", "figure", "acknowledged =", "flushes of", "flushes"]);
-        line(&mut table, ["", "", "compared entries", &self.device, "per frame"]);
+        line(&mut table, ["", "", "acknowledged =", "flushes of", "flushes"]);
+        line(&mut table, ["", "figure", "compared entries", &self.device, "per frame"]);
         for Figure { figure, value: number, grounds } in &self.figures {
             let Grounds { entries_compared, device_flushes, flushes_per_frame } = *grounds;
             let grounds = [count(entries_compared), count(device_flushes), value(flushes_per_frame)];
             line(&mut table, [figure, &value(*number), &grounds[0], &grounds[1], &grounds[2]]);
         }
-        let (frames, needed) = (count(self.frames), count(self.flushes_needed));
-        let _ = writeln!(table, "\n{frames} frames while the log was measured; {}", said(self.flushes, &needed));
+        let said = said(self.flushes, &count(self.flushes_needed));
+        let _ = writeln!(table, "\n{} frames while the log was measured: {said}", count(self.frames));
         table
     }
 }
@@ -173,8 +173,8 @@ fn verdict(cache: Cache, flushes: u64, needed: u64) -> Verdict {
 
 fn said(verdict: Verdict, needed: &str) -> String {
     match verdict {
-        Verdict::Enough => format!("their durability took at least {needed} flushes, and there were as many"),
-        Verdict::TooFew => format!("THEY CANNOT ALL HAVE BEEN DURABLE: that took at least {needed} flushes"),
+        Verdict::Enough => format!("durable with {needed} flushes at the least, and there were more or as many"),
+        Verdict::TooFew => format!("THEY CANNOT ALL HAVE BEEN DURABLE, which takes {needed} flushes at the least"),
         Verdict::NoneNeeded => "the device says that it has no volatile cache, and needs no flush".into(),
         Verdict::NotCounted => "the device forces single writes through (FUA), which no counter counts".into(),
     }

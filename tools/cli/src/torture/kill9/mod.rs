@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::args::{TortureArgs, VictimArgs};
 use crate::bench::counters;
 use crate::bench::place::Root;
-use crate::engine::{Config, Log, RecoveryReport, Rng, Verify};
+use crate::engine::{Config, Error, Log, RecoveryReport, Rng, Verify};
 use crate::interrupt;
 use crate::output;
 use crate::progress::Progress;
@@ -64,6 +64,9 @@ struct Killed {
     kills_with_writes_under_way: u32,
     opened_beside_the_dying: u32,
     looked_at_only: u32,
+    looked_at_beside_the_living: u32,
+    /// Those of them that a writer of such small segments did not leave the time to end.
+    looks_overtaken: u32,
     verified_in_full: u32,
     opens_that_cut: u32,
     bytes_cut: u64,
@@ -147,7 +150,13 @@ impl Rounds {
 
     fn round(&mut self, round: u32) -> Result<()> {
         let mut running = Running::start(&VictimArgs { round, ..self.victim.clone() })?;
-        running.kill_at(Moment::draw(&mut self.rng))?;
+        let Moment { acks, then } = Moment::draw(&mut self.rng);
+        running.wait_for(acks)?;
+        if acks > 0 && self.rng.one_in(6) {
+            self.look_beside(&running)?;
+        }
+        thread::sleep(then);
+        running.kill()?;
         // Once there is a log: one that was never made whole cannot be looked at.
         let only_looks = round % 3 == 2;
         let is_dying_slowly = if only_looks || self.rng.one_in(2) {
@@ -176,6 +185,36 @@ impl Rounds {
             return Err(Broken(format!("recovery left entries that are not durable: {state:?}")).into());
         }
         log.close().map_err(victim::blame)
+    }
+
+    /// Reads the log beside the process that writes it: it has what was acknowledged before, and nothing that was never
+    /// appended. What is compacted meanwhile may be gone under the reader's hands.
+    fn look_beside(&mut self, running: &Running) -> Result<()> {
+        self.killed.looked_at_beside_the_living += 1;
+        let acked = running.acked();
+        match self.read_beside(acked) {
+            Err(error) if is_overtaken(&error) => self.killed.looks_overtaken += 1,
+            Err(error) => return Err(Broken(format!("beside the process that writes: {error}")).into()),
+            Ok(Some(wrong)) => return Err(Broken(format!("beside the process that writes: {wrong}")).into()),
+            Ok(None) => {}
+        }
+        Ok(())
+    }
+
+    /// What a reader sees that cannot be.
+    fn read_beside(&self, acked: u64) -> Result<Option<String>, Error> {
+        let (log, _) = Log::open_read_only(&self.victim.dir)?;
+        let last = batch_of(&log).unwrap_or(0);
+        if last < acked {
+            return Ok(Some(format!("batch {acked} was acknowledged, and the last in the log is {last}")));
+        }
+        for entry in log.iter(..) {
+            let entry = entry?;
+            if !script::is_whole(self.victim.seed, &entry) {
+                return Ok(Some(format!("nobody appended this entry: {entry:?}")));
+            }
+        }
+        Ok(None)
     }
 
     /// Life goes on at once, by a script of its own: what a dying process still writes must not land on top of it.
@@ -237,6 +276,15 @@ impl Rounds {
     }
 }
 
+/// Whether a writer that drops segments, or makes new ones of them, was faster than a reader.
+fn is_overtaken(error: &Error) -> bool {
+    match error {
+        Error::Busy | Error::Compacted { .. } => true,
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
 impl Killed {
     /// The result in words, a count a line.
     fn table(&self) -> String {
@@ -259,6 +307,8 @@ impl Killed {
             (of_rounds(self.kills_with_writes_under_way), "left writes under way that had to end first"),
             (of_rounds(self.opened_beside_the_dying), "opens beside the dying process"),
             (of_rounds(self.looked_at_only), "rounds only looked, and left the log as it was"),
+            (of_rounds(self.looked_at_beside_the_living), "looks beside the living process"),
+            (of_rounds(self.looks_overtaken), "of them were overtaken by it"),
             (of_rounds(self.verified_in_full), "opens verified every frame"),
             (of_rounds(self.opens_that_cut), "opens cut a torn tail"),
             (self.bytes_cut, "bytes were cut"),

@@ -58,8 +58,8 @@ impl Said {
 /// When to kill.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
-    acks: u64,
-    then: Duration,
+    pub(crate) acks: u64,
+    pub(crate) then: Duration,
 }
 
 impl Moment {
@@ -75,10 +75,17 @@ impl Moment {
     }
 }
 
+/// What was told so far: how many acknowledgements, and the highest batch among them.
+#[derive(Default)]
+struct Board {
+    acks: AtomicU64,
+    acked: AtomicU64,
+}
+
 /// A process that writes until it is killed; it does not outlive this value.
 pub(crate) struct Running {
     child: Child,
-    acks: Arc<AtomicU64>,
+    board: Arc<Board>,
     listener: Option<JoinHandle<Result<Said>>>,
 }
 
@@ -95,32 +102,33 @@ impl Running {
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.context("cannot start another process")?;
         let told = child.stdout.take().context("the other process has no output")?;
-        let acks = Arc::new(AtomicU64::new(0));
-        let counter = acks.clone();
-        let listener = Some(thread::spawn(move || listen(told, &counter)));
-        Ok(Running { child, acks, listener })
+        let board = Arc::new(Board::default());
+        let theirs = board.clone();
+        let listener = Some(thread::spawn(move || listen(told, &theirs)));
+        Ok(Running { child, board, listener })
     }
 
-    /// Kills it at its moment. It may still be dying when this returns.
-    pub(crate) fn kill_at(&mut self, moment: Moment) -> Result<()> {
+    /// Waits until it told so many acknowledgements.
+    pub(crate) fn wait_for(&mut self, acks: u64) -> Result<()> {
         let start = Instant::now();
-        while self.acks.load(Ordering::Relaxed) < moment.acks {
+        while self.board.acks.load(Ordering::Relaxed) < acks {
             interrupt::check()?;
             if let Some(status) = self.child.try_wait()? {
                 return Err(ended(status));
             }
-            ensure!(
-                start.elapsed() < PATIENCE,
-                "{} acknowledgements in {PATIENCE:?}",
-                self.acks.load(Ordering::Relaxed)
-            );
+            ensure!(start.elapsed() < PATIENCE, "it did not get to {acks} acknowledgements in {PATIENCE:?}");
             thread::sleep(Duration::from_micros(100));
         }
-        thread::sleep(moment.then);
-        self.kill()
+        Ok(())
     }
 
-    fn kill(&mut self) -> Result<()> {
+    /// The highest batch that it has told was acknowledged, so far.
+    pub(crate) fn acked(&self) -> u64 {
+        self.board.acked.load(Ordering::Relaxed)
+    }
+
+    /// Kills it. It may still be dying when this returns.
+    pub(crate) fn kill(&mut self) -> Result<()> {
         self.child.kill().context("cannot kill the process")
     }
 
@@ -154,7 +162,7 @@ fn ended(status: ExitStatus) -> anyhow::Error {
     }
 }
 
-fn listen(told: ChildStdout, acks: &AtomicU64) -> Result<Said> {
+fn listen(told: ChildStdout, board: &Board) -> Result<Said> {
     let (mut told, mut said, mut bytes) = (BufReader::new(told), Said::default(), [0; TOLD_BYTES]);
     loop {
         match told.read_exact(&mut bytes) {
@@ -164,7 +172,8 @@ fn listen(told: ChildStdout, acks: &AtomicU64) -> Result<Said> {
         }
         let Some(told) = Told::decode(bytes) else { bail!("the process told {bytes:02x?}") };
         said.note(told).map_err(|error| Broken(error.to_string()))?;
-        acks.store(said.acks, Ordering::Relaxed);
+        board.acked.store(said.acked.unwrap_or(0), Ordering::Relaxed);
+        board.acks.store(said.acks, Ordering::Relaxed);
     }
 }
 
@@ -213,7 +222,7 @@ mod tests {
         let start = Told::Start(3);
         let mut echo =
             Command::new("printf").arg("\\3\\0\\0\\0\\0\\0\\0\\1\\4\\0").stdout(Stdio::piped()).spawn().unwrap();
-        let said = listen(echo.stdout.take().unwrap(), &AtomicU64::new(0)).unwrap();
+        let said = listen(echo.stdout.take().unwrap(), &Board::default()).unwrap();
         echo.wait().unwrap();
         assert_eq!((said.start, said.acked), (Some(3), None), "{start:?}");
     }
