@@ -326,6 +326,10 @@ impl Disk for SimDisk {
         self.shared.lock().options.physical_block_bytes
     }
 
+    fn device(&self) -> String {
+        "simulated".to_owned()
+    }
+
     fn driver(&self, _depth: usize) -> io::Result<Box<dyn Driver>> {
         Ok(Box::new(SimDriver::new(self.shared.clone())))
     }
