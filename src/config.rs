@@ -79,6 +79,7 @@ pub struct Config {
     pub(crate) wait: Wait,
     pub(crate) io: IoChoice,
     pub(crate) idle_mark_after: Duration,
+    pub(crate) stall_after: Duration,
     pub(crate) lock_wait: Duration,
     pub(crate) first_index: u64,
     pub(crate) verify: Verify,
@@ -102,6 +103,7 @@ impl Default for Config {
             wait: Wait::Park,
             io: IoChoice::Auto,
             idle_mark_after: Duration::from_secs(1),
+            stall_after: Duration::from_secs(1),
             lock_wait: Duration::from_secs(5),
             first_index: 1,
             verify: Verify::Tail,
@@ -153,6 +155,10 @@ impl Config {
         io: IoChoice,
         /// Idle time after which a mark proves the last entries durable: default 1 s, at least 1 ms.
         idle_mark_after: Duration,
+        /// How long the disk may take for one operation before that is a stall, which
+        /// [`Stats::stalled`](crate::Stats::stalled) shows while it lasts and `tracing` tells of when it begins and when it
+        /// is over: default 1 s, at least 1 ms; [`Duration::MAX`] for never.
+        stall_after: Duration,
         /// How long an open waits for the locks of a writer that is going away: default 5 s.
         lock_wait: Duration,
         /// Index of the first entry that brings none, in a log without entries and without a compaction point:
@@ -204,6 +210,9 @@ impl Config {
         })?;
         check(self.idle_mark_after >= Duration::from_millis(1), || {
             format!("idle_mark_after is {:?}: it must be at least 1 ms", self.idle_mark_after)
+        })?;
+        check(self.stall_after >= Duration::from_millis(1), || {
+            format!("stall_after is {:?}: it must be at least 1 ms", self.stall_after)
         })?;
         check(self.first_index <= crate::format::INDEX_MAX, || {
             format!("first_index is {}: it must be at most {}", self.first_index, crate::format::INDEX_MAX)

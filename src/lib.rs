@@ -103,8 +103,10 @@ mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod stats;
+mod sync;
 
 pub use config::{Config, Durability, IoChoice, Verify, Wait};
+pub use engine::stall::Stage;
 pub use entry::{EntryRef, LogEntry};
 pub use error::{Error, Result};
 pub use log::{
@@ -113,7 +115,7 @@ pub use log::{
 pub use log_storage::LogStorage;
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
-pub use stats::Stats;
+pub use stats::{Stall, Stats};
 
 /// The README's code compiles.
 #[cfg(doctest)]

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
 
+use crate::engine::stall::Stage;
+
 /// Longest duration told apart, in nanoseconds: a minute.
 const NS_MAX: u64 = 60_000_000_000;
 
@@ -34,6 +36,11 @@ pub struct Stats {
     pub recycled: u64,
     /// Completed syncs, in the durabilities that sync apart from writing.
     pub syncs: u64,
+    /// What the disk has not answered for longer than [`Config::stall_after`](crate::Config::stall_after), as of this
+    /// look; `None` where it answers. True at any time, whatever the log's own threads wait for.
+    pub stalled: Option<Stall>,
+    /// Stalls, the present one included.
+    pub stalls: u64,
     /// From the moment a frame took its first batch to the moment the writer took the frame.
     pub queue_wait_ns: Histogram<u64>,
     /// Copying and checksumming a frame.
@@ -60,6 +67,8 @@ impl Stats {
             drops: 0,
             recycled: 0,
             syncs: 0,
+            stalled: None,
+            stalls: 0,
             queue_wait_ns: histogram(NS_MAX),
             encode_ns: histogram(NS_MAX),
             write_ns: histogram(NS_MAX),
@@ -68,6 +77,21 @@ impl Stats {
             bytes_per_frame: histogram(1 << 32),
         }
     }
+}
+
+/// A disk that does not answer, at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stall {
+    /// What the oldest operation without an answer is.
+    pub stage: Stage,
+    /// The device, as [`Disk::device`](crate::disk::Disk::device) names it.
+    pub device: String,
+    /// How long the oldest operation has waited, in nanoseconds.
+    pub waited_ns: u64,
+    /// Operations without an answer: of the writer thread if the oldest is its, else of the helper.
+    pub operations: usize,
+    /// Bytes that these operations write.
+    pub bytes: u64,
 }
 
 fn histogram(high: u64) -> Histogram<u64> {

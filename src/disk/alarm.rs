@@ -7,13 +7,14 @@
 //! Invariant: a ring is never lost. It either finds the sleeper's state and wakes it, or leaves [`RUNG`] behind, and
 //! no sleep begins over that.
 
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Alarm;
+use crate::sync::atomic::{AtomicU8, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Instant, Mistake, Mutex, planted};
 
 /// Nobody sleeps and nobody rang.
 const QUIET: u8 = 0;
@@ -25,7 +26,7 @@ const IN_RUNTIME: u8 = 2;
 const RUNG: u8 = 3;
 
 /// The alarm of a driver that lives on one thread.
-pub(super) struct Bell {
+pub(crate) struct Bell {
     state: AtomicU8,
     thread: Thread,
     waker: Mutex<Option<Waker>>,
@@ -33,14 +34,17 @@ pub(super) struct Bell {
 
 impl Bell {
     /// The bell of a driver on this thread.
-    pub(super) fn of_this_thread() -> Arc<Bell> {
+    pub(crate) fn of_this_thread() -> Arc<Bell> {
         Arc::new(Bell { state: AtomicU8::new(QUIET), thread: thread::current(), waker: Mutex::new(None) })
     }
 
     /// Parks the driver's thread until somebody rings, or rang since the last wait, or the time is over.
-    pub(super) fn park(&self, limit: Duration) {
+    pub(crate) fn park(&self, limit: Duration) {
         debug_assert_eq!(thread::current().id(), self.thread.id());
-        if self.change(QUIET, PARKED).is_ok() {
+        if planted(Mistake::ParkOverRing) {
+            self.state.store(PARKED, Ordering::Release);
+        }
+        if planted(Mistake::ParkOverRing) || self.change(QUIET, PARKED).is_ok() {
             let start = Instant::now();
             // Parking may end for no reason: only the state and the clock count.
             while self.state.load(Ordering::Acquire) == PARKED {
@@ -56,18 +60,19 @@ impl Bell {
 
     /// Says that the driver is about to sleep in its runtime and is woken by `waker`. Returns whether somebody rang
     /// already, in which case it must not sleep.
-    pub(super) fn listen(&self, waker: &Waker) -> bool {
+    pub(crate) fn listen(&self, waker: &Waker) -> bool {
+        let too_early = planted(Mistake::ListenBeforeWaker).then(|| self.change(QUIET, IN_RUNTIME));
         // The waker stands before the state does: whoever sees the state finds the waker.
         let mut slot = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
         if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *slot = Some(waker.clone());
         }
         drop(slot);
-        matches!(self.change(QUIET, IN_RUNTIME), Err(RUNG))
+        matches!(too_early.unwrap_or_else(|| self.change(QUIET, IN_RUNTIME)), Err(RUNG))
     }
 
     /// Ends a wait: takes back the sleeper's state, and tells whether somebody rang.
-    pub(super) fn silence(&self) -> bool {
+    pub(crate) fn silence(&self) -> bool {
         self.state.swap(QUIET, Ordering::AcqRel) == RUNG
     }
 
@@ -150,5 +155,86 @@ mod tests {
             receive.recv().expect("the ringer sends one message a round");
         }
         ringer.join().expect("the ringer does not panic");
+    }
+}
+
+/// Every interleaving of a driver that sleeps and of threads that ring it.
+#[cfg(all(test, ringwal_loom))]
+mod loom_models {
+    use std::task::Wake;
+
+    use super::*;
+    use crate::sync::atomic::AtomicU32;
+    use crate::sync::{plant, thread};
+
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    /// Where a driver sleeps.
+    #[derive(Clone, Copy)]
+    enum Bed {
+        Parked,
+        Runtime,
+    }
+
+    impl Bed {
+        /// One wait, as a driver's poll does it.
+        fn sleep(self, bell: &Bell) {
+            match self {
+                Bed::Parked => bell.park(Duration::from_secs(1)),
+                Bed::Runtime => {
+                    // A runtime polls once more whenever its waker was used.
+                    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+                    while !bell.listen(&waker) {
+                        thread::park();
+                    }
+                    bell.silence();
+                }
+            }
+        }
+    }
+
+    /// Threads put down work and ring; the driver sleeps until it has seen all of it. A ring that is lost is a deadlock.
+    fn work_arrives(beds: &'static [Bed], ringers: u32, mistake: Option<Mistake>) {
+        loom::model(move || {
+            plant(mistake);
+            let (bell, work) = (Bell::of_this_thread(), Arc::new(AtomicU32::new(0)));
+            for _ in 0..ringers {
+                let (bell, work) = (bell.clone(), work.clone());
+                thread::spawn(move || {
+                    // Nothing but the ring makes it known.
+                    work.fetch_add(1, Ordering::Relaxed);
+                    bell.ring();
+                });
+            }
+            let mut beds = beds.iter().cycle();
+            while work.load(Ordering::Relaxed) < ringers {
+                beds.next().unwrap().sleep(&bell);
+            }
+        });
+    }
+
+    #[test]
+    fn no_ring_is_lost_wherever_the_driver_sleeps() {
+        work_arrives(&[Bed::Parked], 2, None);
+        work_arrives(&[Bed::Runtime], 2, None);
+        work_arrives(&[Bed::Runtime, Bed::Parked], 2, None);
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_bell_that_parks_over_a_ring_would_be_found() {
+        work_arrives(&[Bed::Parked], 1, Some(Mistake::ParkOverRing));
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_bell_that_listens_before_its_waker_stands_would_be_found() {
+        work_arrives(&[Bed::Runtime], 1, Some(Mistake::ListenBeforeWaker));
     }
 }

@@ -30,6 +30,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(all(test, ringwal_shuttle))]
+pub(crate) use alarm::Bell;
 pub use buffer::AlignedBuf;
 pub use probe::PROBE_NAME;
 pub use real::RealDisk;
@@ -107,6 +109,12 @@ pub trait Disk: Send + Sync + 'static {
 
     /// The device's physical block in bytes: no smaller write is sure to leave its neighbours alone.
     fn physical_block_bytes(&self) -> u32;
+
+    /// The device that the directory is on, for messages: of a block device its name and numbers, as in `nvme0n1p2 (259:2)`;
+    /// else the file system's type.
+    fn device(&self) -> String {
+        "unknown".to_owned()
+    }
 
     /// Makes the driver for a writer thread. Called on that thread; the driver never leaves it.
     fn driver(&self, depth: usize) -> io::Result<Box<dyn Driver>>;

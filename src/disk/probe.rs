@@ -219,6 +219,24 @@ fn device_block_bytes(device: u64) -> Option<u32> {
     })
 }
 
+/// What a device is called: the kernel's name of a block device with its numbers; where files are on none, the type of the
+/// file system.
+pub(super) fn device_name(device: u64) -> String {
+    let numbers = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let link = fs::read_link(format!("/sys/dev/block/{numbers}"));
+    if let Some(name) = link.as_ref().ok().and_then(|link| link.file_name()) {
+        return format!("{} ({numbers})", name.display());
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().find_map(|line| file_system(line, &numbers)).map_or(numbers, str::to_owned)
+}
+
+/// The type of the file system in a line of `mountinfo`, if it has these numbers.
+fn file_system<'a>(line: &'a str, numbers: &str) -> Option<&'a str> {
+    let (mount, source) = line.split_once(" - ")?;
+    (mount.split(' ').nth(2)? == numbers).then(|| source.split(' ').next())?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +251,17 @@ mod tests {
         assert!(explain(Errno::NOMEM, None).contains("RLIMIT_MEMLOCK"));
         assert!(explain(Errno::MFILE, None).contains("descriptor"));
         assert!(explain(Errno::INVAL, None).contains("Invalid argument"));
+    }
+
+    #[test]
+    fn a_device_is_named_as_people_know_it() {
+        let line = "31 24 0:27 / /dev/shm rw,nosuid shared:5 master:1 - tmpfs shm rw,inode64";
+        assert_eq!(file_system(line, "0:27"), Some("tmpfs"));
+        assert_eq!(file_system(line, "0:2"), None);
+        assert_eq!(file_system("31 24 0:27 / /dev/shm rw", "0:27"), None);
+        let process = rustix::fs::stat("/proc").map(|stat| device_name(stat.st_dev)).unwrap();
+        assert_eq!(process, "proc");
+        assert_eq!(device_name(u64::MAX), format!("{0}:{0}", u32::MAX), "one that nobody knows");
     }
 
     #[test]

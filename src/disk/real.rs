@@ -39,6 +39,8 @@ pub struct RealDisk {
     is_writable: bool,
     takes_direct: bool,
     physical_block_bytes: u32,
+    /// See [`Disk::device`].
+    device: String,
     choice: IoChoice,
     mode: Mutex<IoMode>,
 }
@@ -68,6 +70,7 @@ impl RealDisk {
             is_writable: true,
             takes_direct: found.takes_direct,
             physical_block_bytes: found.physical_block_bytes,
+            device: probe::device_name(identity.device),
             choice,
             mode: Mutex::new(found.mode),
         })
@@ -88,6 +91,7 @@ impl RealDisk {
             is_writable: false,
             takes_direct: true,
             physical_block_bytes,
+            device: probe::device_name(identity.device),
             choice: IoChoice::Syscall,
             mode: Mutex::new(IoMode::Syscall { reason: "the directory was opened read-only".to_owned() }),
         })
@@ -244,6 +248,10 @@ impl Disk for RealDisk {
 
     fn physical_block_bytes(&self) -> u32 {
         self.physical_block_bytes
+    }
+
+    fn device(&self) -> String {
+        self.device.clone()
     }
 
     fn driver(&self, depth: usize) -> io::Result<Box<dyn Driver>> {

@@ -8,6 +8,7 @@
 //! - [`gather`]: whether a frame should wait for the callers that were acknowledged just now.
 //! - [`pace`]: how fast a spare segment is filled beside appends.
 //! - [`pipeline`]: frames in, writes and acknowledgements out: how many at once, in which order acks may leave.
+//! - [`stall`]: whether an operation has been under way for too long, and what is to be told of it.
 //! - [`recovery`]: the table that decides whether a frame is next, torn, stale or corrupt.
 //!
 //! The threads of [`crate::log`], the crash explorer and the tests drive this same code: time comes in as a number,
@@ -22,6 +23,7 @@ pub(crate) mod ranges;
 pub(crate) mod recovery;
 pub(crate) mod sequencer;
 pub(crate) mod space;
+pub(crate) mod stall;
 
 #[cfg(test)]
 mod tests;

@@ -6,16 +6,15 @@
 //!
 //! Does not know frames, files or the log's lock: a waiter touches nothing but its ticket.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
-
-use rustix::thread::{Timespec, futex};
+use std::time::Duration;
 
 use crate::config::Wait;
 use crate::error::{Error, Result};
 use crate::stats::Meter;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{Futex, Instant, Mistake, Mutex, OnceLock, SPINS, planted, thread};
 
 const WAITING: u32 = 0;
 const DONE: u32 = 1;
@@ -31,13 +30,13 @@ const SPUN_THROUGH_PARTS: u32 = 4;
 /// Spins for a few microseconds or until `is_over`; then lets whoever waits for this CPU have it. With fewer CPUs than
 /// spinning threads, the one that is waited for would else have to wait.
 pub(crate) fn spin_politely(is_over: impl Fn() -> bool) {
-    for _ in 0..64 {
+    for _ in 0..SPINS {
         if is_over() {
             return;
         }
         std::hint::spin_loop();
     }
-    std::thread::yield_now();
+    thread::yield_now();
 }
 
 /// What the waiters of one log have in common.
@@ -57,14 +56,19 @@ impl Waiters {
 
     /// Nanoseconds on the log's own clock, never 0.
     pub(crate) fn now_ns(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64 + 1
+        self.ns_at(Instant::now())
+    }
+
+    /// The log's own clock as it was at a moment since the open.
+    pub(crate) fn ns_at(&self, moment: Instant) -> u64 {
+        moment.duration_since(self.started).as_nanos() as u64 + 1
     }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Ticket {
-    state: AtomicU32,
+    state: Futex,
     /// Whether a thread sleeps, or is about to: without one, settling costs no system call.
     sleepers: AtomicU32,
     /// When it was settled, for the first waiter that comes round, in nanoseconds of the log's clock; 0 once taken.
@@ -78,7 +82,7 @@ pub(crate) struct Ticket {
 impl Ticket {
     pub(crate) fn new(waiters: &Arc<Waiters>) -> Ticket {
         Ticket {
-            state: AtomicU32::new(WAITING),
+            state: Futex::new(WAITING),
             sleepers: AtomicU32::new(0),
             settled_ns: AtomicU64::new(0),
             wakers: Mutex::default(),
@@ -109,10 +113,15 @@ impl Ticket {
     }
 
     fn settle(&self, state: u32) {
-        // SeqCst pairs with the waiter's: either it sees the state, or this sees the sleeper.
-        self.state.store(state, Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
-            let _ = futex::wake(&self.state, futex::Flags::PRIVATE, i32::MAX as u32);
+        // Release: whoever sees the state sees the cause and the time as well.
+        let order = if planted(Mistake::SettleRelaxed) { Ordering::Relaxed } else { Ordering::Release };
+        self.state.store(state, order);
+        // Pairs with the sleeper's fence: either it sees the state, or this sees the sleeper.
+        if !planted(Mistake::SettleWithoutFence) {
+            fence(Ordering::SeqCst);
+        }
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
+            self.state.wake_all();
         }
         let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
         wakers.into_iter().for_each(Waker::wake);
@@ -131,13 +140,13 @@ impl Ticket {
 
     /// Sleeps until the ticket is settled, or for about so long.
     fn sleep(&self, limit: Option<Duration>) {
-        let limit = limit.map(|limit| Timespec { tv_sec: 0, tv_nsec: limit.as_nanos().min(999_999_999) as i64 });
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
-        while self.state.load(Ordering::SeqCst) == WAITING {
-            // EINTR and EAGAIN mean: look again.
-            let slept = futex::wait(&self.state, futex::Flags::PRIVATE, WAITING, limit.as_ref());
-            if slept == Err(rustix::io::Errno::TIMEDOUT) {
-                self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        // Pairs with the settling thread's.
+        fence(Ordering::SeqCst);
+        while !self.is_settled() {
+            if self.state.wait(WAITING, limit) {
+                // One that settles now may still see this sleeper, and wakes nobody: that costs a system call.
+                self.sleepers.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
         }
@@ -167,7 +176,8 @@ impl Ticket {
         }
         self.leave(waker, slot);
         // Settled between the look and the push: the settling thread may have missed the waker.
-        if self.is_settled() { Poll::Ready(self.outcome()) } else { Poll::Pending }
+        let is_settled = !planted(Mistake::LeaveWithoutLook) && self.is_settled();
+        if is_settled { Poll::Ready(self.outcome()) } else { Poll::Pending }
     }
 
     fn leave(&self, waker: &Waker, slot: &mut Option<usize>) {
@@ -253,5 +263,122 @@ mod tests {
             assert!(ticket.poll(Waker::noop(), &mut slot).is_pending());
         }
         assert_eq!(ticket.wakers.lock().unwrap().len(), 1);
+    }
+}
+
+/// Every interleaving of a settling and of those who wait for it.
+#[cfg(all(test, ringwal_loom))]
+mod loom_models {
+    use super::*;
+    use crate::block_on::block_on;
+    use crate::sync::plant;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Waiter {
+        /// Blocks, as the log's setting says.
+        Thread,
+        /// Polls until it is done.
+        Task,
+        /// Polls once and goes away.
+        Deserter,
+    }
+
+    impl Waiter {
+        /// What it was told, if it stayed to hear it.
+        fn wait(self, ticket: &Ticket) -> Option<Result<()>> {
+            let mut slot = None;
+            match self {
+                Waiter::Thread => Some(ticket.wait()),
+                Waiter::Task => Some(block_on(std::future::poll_fn(|context| ticket.poll(context.waker(), &mut slot)))),
+                Waiter::Deserter => match ticket.poll(Waker::noop(), &mut slot) {
+                    Poll::Ready(outcome) => Some(outcome),
+                    Poll::Pending => None,
+                },
+            }
+        }
+    }
+
+    /// Waiters come while a frame is settled: none sleeps for ever, and each that stays is told what happened.
+    fn settled(waiters: &'static [Waiter], wait: Wait, fails: bool, mistake: Option<Mistake>) {
+        settled_after(0, waiters, wait, fails, mistake);
+    }
+
+    fn settled_after(write_ns: u64, waiters: &'static [Waiter], wait: Wait, fails: bool, mistake: Option<Mistake>) {
+        let (meter, cause) = (Arc::new(Meter::new()), Arc::new(Error::NoSpace));
+        let mut model = loom::model::Builder::new();
+        // One waiter meets the settling in every way there is; two in all with three switches that nothing forces.
+        model.preemption_bound = (waiters.len() > 1).then_some(3);
+        model.check(move || {
+            plant(mistake);
+            let common = Waiters::new(wait, meter.clone());
+            common.write_ns.store(write_ns, Ordering::Relaxed);
+            let ticket = Arc::new(Ticket::new(&Arc::new(common)));
+            let come = |waiter: &Waiter| {
+                let (waiter, ticket) = (*waiter, ticket.clone());
+                thread::spawn(move || waiter.wait(&ticket))
+            };
+            let come: Vec<_> = waiters.iter().map(come).collect();
+            match fails {
+                true => ticket.fail(cause.clone()),
+                false => ticket.acknowledge(1),
+            }
+            for told in come.into_iter().filter_map(|thread| thread.join().unwrap()) {
+                match told {
+                    Ok(()) => assert!(!fails),
+                    Err(Error::Poisoned(theirs)) => assert!(fails && Arc::ptr_eq(&theirs, &cause)),
+                    Err(other) => panic!("told of something else: {other}"),
+                }
+            }
+        });
+    }
+
+    use Waiter::{Deserter, Task, Thread};
+
+    /// Long enough for one look.
+    const SPIN: Wait = Wait::Spin(Duration::from_micros(50));
+
+    #[test]
+    fn everyone_who_comes_while_a_frame_is_settled_is_told() {
+        for fails in [false, true] {
+            settled(&[Thread], Wait::Park, fails, None);
+            settled(&[Task], Wait::Park, fails, None);
+        }
+        settled(&[Thread, Thread], Wait::Park, false, None);
+        settled(&[Thread, Task], Wait::Park, true, None);
+        settled(&[Task, Task], Wait::Park, false, None);
+    }
+
+    #[test]
+    fn threads_that_nap_and_spin_are_told() {
+        for fails in [false, true] {
+            // Beside a long write it naps first; a short one it spins through.
+            for write_ns in [0, 1_000_000_000] {
+                settled_after(write_ns, &[Thread], SPIN, fails, None);
+            }
+        }
+    }
+
+    #[test]
+    fn one_who_gives_up_takes_nobody_elses_wake() {
+        settled(&[Deserter, Task], Wait::Park, false, None);
+        settled(&[Deserter, Thread], Wait::Park, true, None);
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_settling_without_its_fence_would_be_found() {
+        settled(&[Thread], Wait::Park, false, Some(Mistake::SettleWithoutFence));
+    }
+
+    #[test]
+    #[should_panic(expected = "deadlock")]
+    fn a_waker_left_without_another_look_would_be_found() {
+        settled(&[Task], Wait::Park, false, Some(Mistake::LeaveWithoutLook));
+    }
+
+    #[test]
+    #[should_panic(expected = "told of something else")]
+    fn a_settling_that_publishes_nothing_would_be_found() {
+        settled(&[Thread], SPIN, true, Some(Mistake::SettleRelaxed));
     }
 }

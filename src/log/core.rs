@@ -10,15 +10,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut, Range};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::Waker;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-use crossbeam_channel::Sender;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::ack::{Ticket, Waiters};
 use super::shelf::Shelf;
+use super::stall::Stalls;
 use super::subscribe::Subscriber;
 use super::tail::{self, TailCache};
 use super::view::View;
@@ -36,6 +34,9 @@ use crate::segment::dir::LockFile;
 use crate::segment::sealed::SegmentHandle;
 use crate::segment::spare::OpenSegment;
 use crate::stats::Meter;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::channel::Sender;
+use crate::sync::{Condvar, Instant, Mistake, Mutex, MutexGuard, OnceLock, planted};
 
 /// Control messages to the writer thread; frames it takes from the core.
 pub(crate) enum ToWriter {
@@ -217,7 +218,9 @@ impl Core {
                 }
                 Operation::Compact { index, .. } => {
                     self.tail.compact_to(*index, &mut self.to_drop);
-                    self.shelf.clear();
+                    if !planted(Mistake::KeepShelf) {
+                        self.shelf.clear();
+                    }
                 }
                 Operation::PutMeta { .. } | Operation::DeleteMeta { .. } => {}
             }
@@ -394,6 +397,7 @@ pub(crate) struct Shared {
     room: Condvar,
     pub(crate) meter: Arc<Meter>,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) stalls: Stalls,
     /// Calls in the frame that the writer takes next, to be looked at without the lock; `u64::MAX` where it takes no more.
     pub(crate) next_calls: AtomicU64,
     pub(crate) to_writer: Sender<ToWriter>,
@@ -416,9 +420,11 @@ impl Shared {
         senders: (Sender<ToWriter>, Sender<ToHelper>),
     ) -> Shared {
         let meter = Arc::new(Meter::new());
+        let waiters = Arc::new(Waiters::new(config.wait, meter.clone()));
         Shared {
+            stalls: Stalls::new(disk.device(), config.stall_after, waiters.clone()),
             disk,
-            waiters: Arc::new(Waiters::new(config.wait, meter.clone())),
+            waiters,
             config,
             log_id,
             read_only: lock.is_none(),
@@ -459,7 +465,7 @@ impl Shared {
                     || core.sequencer.peek_frame().is_some_and(|(bytes, _)| bytes >= worth_bytes)
             }
         };
-        if wake {
+        if wake && !planted(Mistake::AcceptWithoutWake) {
             self.wake_writer(core);
         }
     }
@@ -522,7 +528,9 @@ impl Shared {
             core.poison = Some(Arc::new(cause));
             core.shelf.clear();
         }
-        self.notify_room(core);
+        if !planted(Mistake::PoisonWithoutNotice) {
+            self.notify_room(core);
+        }
         core.notify_subscribers(|_| true);
         self.wake_writer(core);
     }

@@ -10,18 +10,21 @@ use std::cell::OnceCell;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
-
 use super::core::{Core, Shared, ToHelper};
+use super::stall::Busy;
 use crate::config::Durability;
 use crate::disk::AlignedBuf;
 use crate::engine::pace::{self, Pace};
+use crate::engine::stall::Stage;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::format::segment::SegmentHeader;
 use crate::segment::recover;
 use crate::segment::sealed::{self, SegmentHandle};
 use crate::segment::spare;
+use crate::sync::atomic::{Ordering, fence};
+use crate::sync::channel::Receiver;
+use crate::sync::thread;
 
 /// What the helper's priority is lowered by, as `nice` counts it.
 const NICENESS: i32 = 10;
@@ -92,16 +95,21 @@ impl Helper {
     /// A segment may be overwritten only when no reader holds it. It was taken from the core, so none can get hold of it
     /// any more, and the answer stays true once it is.
     fn may_recycle(&self, dropped: &Arc<SegmentHandle>) -> bool {
-        Arc::strong_count(dropped) == 1 && self.block_bytes().is_ok_and(|bytes| bytes == dropped.header.block_bytes)
+        let is_alone = Arc::strong_count(dropped) == 1;
+        // Everything its last reader did is over: counting looks at the count and at nothing else.
+        fence(Ordering::Acquire);
+        is_alone && self.block_bytes().is_ok_and(|bytes| bytes == dropped.header.block_bytes)
     }
 
     fn forget_index(&self, dropped: &SegmentHandle) {
+        let _busy = Busy::with(&self.shared, Stage::Removal, 0);
         // A missing index file is as good as a removed one.
         let _ = self.shared.disk.remove(&names::index(dropped.header.sequence));
     }
 
     fn remove(&self, dropped: &SegmentHandle) {
         let sequence = dropped.header.sequence;
+        let _busy = Busy::with(&self.shared, Stage::Removal, 0);
         match spare::remove(&*self.shared.disk, sequence) {
             Ok(()) => tracing::debug!(sequence, "removed a dropped segment"),
             Err(error) => tracing::warn!(%error, "a dropped segment stays behind; the next open removes it"),
@@ -168,7 +176,7 @@ impl Helper {
             match pace::pace(filled_bytes, segment_bytes, &appends) {
                 Pace::Write(piece) => return Some(piece),
                 Pace::Rest => {
-                    std::thread::sleep(REST);
+                    thread::sleep(REST);
                     if filled_bytes > 0 {
                         self.seal_one();
                         self.write_slot();
@@ -203,10 +211,18 @@ impl Helper {
         match recycled {
             Some(old) => {
                 self.shared.count(&self.shared.meter.recycled);
+                let _busy = Busy::with(&self.shared, Stage::Spare, 0);
                 spare::recycle(disk, old, &header, durable_writes).map(Some)
             }
             None => {
-                let pacer = &mut |filled| self.pace(filled, segment_bytes);
+                // A stall is a piece that takes long, not a rest between two.
+                let mut busy = None;
+                let pacer = &mut |filled| {
+                    busy = None;
+                    let piece = self.pace(filled, segment_bytes);
+                    busy = piece.map(|bytes| Busy::with(&self.shared, Stage::Spare, bytes as u64));
+                    piece
+                };
                 let zeros = self.zeros.get_or_init(|| spare::zeros(segment_bytes));
                 spare::make(disk, &header, durable_writes, zeros, pacer)
             }
@@ -222,7 +238,10 @@ impl Helper {
             (identity, index, core.handles.get(&identity.sequence).cloned())
         };
         let (Some(index), Some(handle)) = (index, handle) else { return true };
-        let written = sealed::write_index(&*self.shared.disk, &index, &identity);
+        let written = {
+            let _busy = Busy::with(&self.shared, Stage::Index, 0);
+            sealed::write_index(&*self.shared.disk, &index, &identity)
+        };
         handle.seal(identity);
         match written {
             Ok(()) => {
@@ -238,6 +257,7 @@ impl Helper {
         let Some(watermark) = self.shared.core().slot_due.take() else { return };
         let lock = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(lock) = &*lock else { return };
+        let _busy = Busy::with(&self.shared, Stage::Slot, 0);
         let written = lock.write_slot(self.shared.log_id, watermark);
         match written.map_err(Error::io("write", self.shared.disk.path_of(names::LOCK))) {
             Ok(()) => {}
@@ -251,6 +271,10 @@ impl Helper {
 /// Gives this thread's CPU to whoever wants it, the writer above all. It gets its turn when appends wait for it: then
 /// they want none.
 fn be_nice() {
+    if cfg!(ringwal_shuttle) {
+        // There the thread is the whole test's.
+        return;
+    }
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS) {
         tracing::debug!(%error, "the helper thread keeps its priority");
     }
@@ -259,7 +283,7 @@ fn be_nice() {
 impl Drop for Helper {
     /// However the thread ends, nobody waits for a spare in vain.
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             let cause = Error::Io {
                 action: "go on preparing segments in",
                 path: self.shared.disk.path().to_path_buf(),

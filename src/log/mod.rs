@@ -1,17 +1,21 @@
 //! The log as callers hold it: one handle, cheap to clone, safe to share.
 //!
 //! The only module with threads: the writer ([`writer`]) carries frames to the disk, the helper ([`helper`]) prepares,
-//! seals and drops segments, and a reader thread serves asynchronous reads once there are any.
+//! seals and drops segments, the watcher ([`stall`]) tells when the disk does not answer either of them, and a reader
+//! thread serves asynchronous reads once there are any.
 
 mod ack;
 mod batch;
 mod core;
 mod helper;
 mod log_storage;
+#[cfg(all(test, ringwal_shuttle))]
+mod models;
 mod open;
 mod pending;
 mod reader;
 mod shelf;
+mod stall;
 mod subscribe;
 pub(crate) mod tail;
 pub(crate) mod view;
@@ -21,7 +25,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Poll, Waker, ready};
 
 use bytes::Bytes;
@@ -40,6 +44,7 @@ use crate::error::{Error, Result};
 use crate::format::names;
 use crate::segment::recover::RecoveryReport;
 use crate::stats::Stats;
+use crate::sync::{Mistake, Mutex, planted, thread};
 
 /// One consistent look at a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -446,7 +451,9 @@ impl Log {
             } else {
                 let ticket = Arc::new(ack::Ticket::new(&shared.waiters));
                 core.syncs.push_back((number, ticket.clone()));
-                shared.wake_writer(&mut core);
+                if !planted(Mistake::SyncWithoutWake) {
+                    shared.wake_writer(&mut core);
+                }
                 Some(ticket)
             }
         };
@@ -456,9 +463,10 @@ impl Log {
         Ok(self.state().durable)
     }
 
-    /// Counters and histograms since the open.
+    /// Counters and histograms since the open, and whether the disk answers.
     pub fn stats(&self) -> Stats {
-        self.shared().meter.look()
+        let (stalled, stalls) = self.shared().stalls.look();
+        Stats { stalled, stalls, ..self.shared().meter.look() }
     }
 
     /// Which driver writes, and why.
@@ -654,8 +662,12 @@ fn finish(shared: &Shared, threads: Option<Threads>) -> Result<()> {
     let mut whole = true;
     if let Some(threads) = threads {
         whole &= threads.writer.join().is_ok();
+        // Its driver waited for what was under way, or gave it up.
+        shared.stalls.clear(stall::Who::Writer);
         let _ = shared.to_helper.send(ToHelper::Close);
         whole &= threads.helper.join().is_ok();
+        shared.stalls.clear(stall::Who::Helper);
+        drop(threads.watcher);
     }
     let_go(shared);
     match &shared.core().poison {
@@ -669,7 +681,7 @@ fn finish(shared: &Shared, threads: Option<Threads>) -> Result<()> {
 /// and cannot wait for itself.
 fn finish_elsewhere(shared: Arc<Shared>, threads: Threads) -> Result<()> {
     let path = shared.disk.path().to_path_buf();
-    let closer = std::thread::Builder::new().name(format!("{}-closer", shared.config.thread_name));
+    let closer = thread::Builder::new().name(format!("{}-closer", shared.config.thread_name));
     let spawned = closer.spawn(move || {
         if let Err(error) = finish(&shared, Some(threads)) {
             tracing::error!(%error, "the log could not be closed cleanly");

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, unbounded};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::core::{Core, Shared, SpareWork, ToHelper, ToWriter, WriterState};
 use super::helper::Helper;
+use super::stall::Watcher;
 use super::tail::TailCache;
 use super::writer::Writer;
 use crate::config::{Config, Durability};
@@ -21,6 +20,8 @@ use crate::error::{Error, Result};
 use crate::format::frame::Epoch;
 use crate::segment::recover::{self, Recovered, RecoveryReport, Request};
 use crate::segment::sealed::SegmentHandle;
+use crate::sync::channel::{Receiver, Sender, bounded, unbounded};
+use crate::sync::thread::{self, JoinHandle};
 
 /// How often a read-only open beside a live writer looks again before it believes what it sees.
 const READ_ONLY_TRIES: usize = 100;
@@ -29,13 +30,14 @@ const READ_ONLY_TRIES: usize = 100;
 pub(crate) struct Threads {
     pub(crate) writer: JoinHandle<()>,
     pub(crate) helper: JoinHandle<()>,
+    pub(crate) watcher: Watcher,
 }
 
 impl Threads {
     /// Whether the caller runs on one of them.
     pub(crate) fn include_this(&self) -> bool {
         let this = thread::current().id();
-        this == self.writer.thread().id() || this == self.helper.thread().id()
+        this == self.writer.thread().id() || this == self.helper.thread().id() || self.watcher.is_this()
     }
 }
 
@@ -160,7 +162,7 @@ fn share(
     disk: Arc<dyn Disk>,
     config: Config,
     recovered: Recovered,
-    senders: (crossbeam_channel::Sender<ToWriter>, crossbeam_channel::Sender<ToHelper>),
+    senders: (Sender<ToWriter>, Sender<ToHelper>),
 ) -> Arc<Shared> {
     let log_id = recovered.active.header.log_id;
     let mut handles = BTreeMap::new();
@@ -217,7 +219,7 @@ fn start_threads(
     writer_inbox: Receiver<ToWriter>,
     helper_inbox: Receiver<ToHelper>,
 ) -> Result<Threads> {
-    let (report, started) = crossbeam_channel::bounded(1);
+    let (report, started) = bounded(1);
     let theirs = shared.clone();
     let name = |role| format!("{}-{role}", shared.config.thread_name);
     let spawned = thread::Builder::new().name(name("writer")).spawn(move || {
@@ -235,6 +237,7 @@ fn start_threads(
         }
     });
     let path = || shared.disk.path().to_path_buf();
+    let watcher = Watcher::start(shared).map_err(Error::io("start the watching thread for", path()))?;
     let writer = spawned.map_err(Error::io("start the writer thread for", path()))?;
     let made = started.recv().unwrap_or_else(|_| Err(std::io::Error::other("the writer thread ended at once")));
     made.map_err(Error::io("start the driver for", path()))?;
@@ -249,7 +252,7 @@ fn start_threads(
         }
     };
     shared.want_spare(&mut shared.core());
-    Ok(Threads { writer, helper })
+    Ok(Threads { writer, helper, watcher })
 }
 
 /// Binds this thread to a CPU.

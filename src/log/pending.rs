@@ -4,12 +4,13 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::ack::Ticket;
 use super::writer;
 use crate::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// An accepted batch that is not acknowledged yet: wait for it by [`Pending::wait`] or by `.await`.
 ///

@@ -8,8 +8,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use crossbeam_channel::unbounded;
-
 use super::core::{Core, ReadJob, Shared};
 use super::pending::Answer;
 use super::shelf::Shelved;
@@ -17,6 +15,8 @@ use crate::entry::{EntryRef, LogEntry};
 use crate::error::{Error, Result};
 use crate::segment::piece::{Piece, Plan};
 use crate::segment::sealed::SegmentHandle;
+use crate::sync::channel::unbounded;
+use crate::sync::thread;
 
 /// Segments that readers have open at once: each costs two descriptors and a mapping, and both are limited.
 const OPEN_MAX: usize = 128;
@@ -331,8 +331,7 @@ fn send_read(shared: &Arc<Shared>, job: ReadJob) -> Result<()> {
             let theirs = shared.clone();
             // It leaves when the log is closed, which drops the sender.
             let serve = move || inbox.iter().for_each(|job| job(&theirs));
-            let spawned =
-                std::thread::Builder::new().name(format!("{}-reader", shared.config.thread_name)).spawn(serve);
+            let spawned = thread::Builder::new().name(format!("{}-reader", shared.config.thread_name)).spawn(serve);
             spawned.map_err(Error::io("start the reader thread for", shared.disk.path()))?;
             reads.insert(jobs)
         }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
@@ -18,6 +18,7 @@ use super::pending::Answer;
 use super::reader;
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// Which entries a subscriber sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,22 +14,24 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use super::ack::spin_politely;
 use super::core::{Callback, Core, Shared, ToWriter, Waiting, WriterState};
+use super::stall::Who;
 use crate::config::{Durability, Wait};
 use crate::disk::{AlignedBuf, Completion, Driver, Operation, PollWait};
 use crate::engine::pipeline::{Offer, Pipeline, Progress, Step};
 use crate::engine::sequencer::Frame;
+use crate::engine::stall::Stage;
 use crate::error::Error;
 use crate::format::frame::FrameKind;
 use crate::format::index::IndexIdentity;
 use crate::format::names;
 use crate::stats::FrameStats;
+use crate::sync::atomic::Ordering;
+use crate::sync::channel::{Receiver, RecvTimeoutError};
+use crate::sync::{Instant, Mistake, planted, thread, thread_local};
 
 thread_local! {
     static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
@@ -37,7 +39,7 @@ thread_local! {
 
 /// Whether this thread is running a completion callback: a blocking call here would wait for itself.
 pub(crate) fn in_callback() -> bool {
-    IN_CALLBACK.get()
+    IN_CALLBACK.with(Cell::get)
 }
 
 /// Longest wait for completions before the writer looks around: a lost wake-up would show as a delay, not as a hang.
@@ -45,7 +47,7 @@ const POLL_MAX: Duration = Duration::from_millis(500);
 
 /// Sleeping threads that are woken before anything else is done. Each takes about a microsecond: with more, the device
 /// would rest meanwhile.
-const TOLD_AT_ONCE_MAX: u32 = 32;
+const TOLD_AT_ONCE_MAX: u32 = if cfg!(ringwal_shuttle) { 1 } else { 32 };
 
 /// Buffers kept for reuse.
 const BUFFERS_MAX: usize = 8;
@@ -176,7 +178,9 @@ impl Writer {
             if let Some(late) = core.take_late_callbacks() {
                 drop(core);
                 // Those of frames before it come first.
-                self.tell();
+                if !planted(Mistake::LateCallbackFirst) {
+                    self.tell();
+                }
                 settle_one(late, 0, &Outcome::Acknowledged);
                 continue;
             }
@@ -226,7 +230,7 @@ impl Writer {
     /// just woken want this CPU. Sleeping would cost the machine more, and take longer than what is waited for.
     fn hold(&self, until_ns: u64, calls: u64) {
         while self.shared.next_calls.load(Ordering::Relaxed) < calls && self.shared.now_ns() < until_ns {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 
@@ -253,6 +257,8 @@ impl Writer {
         self.was_idle_marked = frame.kind != FrameKind::Data;
         self.in_flight.insert(frame.number, InFlight { stats, submitted_at, segment: frame.plot.sequence });
         let (token, file, offset) = (frame.number, frame.plot.sequence, frame.offset);
+        let submitted_ns = self.shared.waiters.ns_at(submitted_at);
+        self.shared.stalls.begin(Who::Writer, token, Stage::Write, bytes as u64, submitted_ns);
         self.driver.submit(Operation::Write { token, file, offset, buffer, bytes });
         Ok(())
     }
@@ -306,14 +312,19 @@ impl Writer {
     }
 
     fn on_completions(&mut self, done: &mut Vec<Completion>) {
-        let before = self.pipeline.progress();
+        if done.is_empty() {
+            return;
+        }
+        let (before, now_ns) = (self.pipeline.progress(), self.shared.now_ns());
         for completion in done.drain(..) {
+            let stage = if completion.token == SYNC_TOKEN { Stage::Sync } else { Stage::Write };
+            self.shared.stalls.end(Who::Writer, completion.token, stage, now_ns);
             if let Some(buffer) = completion.buffer {
                 self.return_buffer(buffer);
             }
             match (completion.result, completion.token) {
                 (Ok(()), SYNC_TOKEN) => self.on_synced(),
-                (Ok(()), number) => self.on_written(number),
+                (Ok(()), number) => self.on_written(number, now_ns),
                 (Err(source), SYNC_TOKEN) => {
                     let path = self.shared.disk.path().to_path_buf();
                     self.pipeline.on_sync_failed();
@@ -333,8 +344,8 @@ impl Writer {
         }
     }
 
-    fn on_written(&mut self, number: u64) {
-        self.pipeline.on_written(number, self.shared.now_ns());
+    fn on_written(&mut self, number: u64, now_ns: u64) {
+        self.pipeline.on_written(number, now_ns);
         self.shared.waiters.write_ns.store(self.pipeline.write_ns(), Ordering::Relaxed);
         if let Some(flight) = self.in_flight.remove(&number) {
             let write_ns = flight.submitted_at.elapsed().as_nanos() as u64;
@@ -371,7 +382,9 @@ impl Writer {
                     subscriber.waits_for_durable()
                 });
             }
-            self.shared.notify_room(&mut core);
+            if !planted(Mistake::RoomWithoutNotice) {
+                self.shared.notify_room(&mut core);
+            }
             self.seal_ready(&mut core, progress.durable);
             if core.sequencer.droppable().is_some() {
                 self.shared.wake_helper();
@@ -451,7 +464,9 @@ impl Writer {
         }
         if let Some(segments) = self.pipeline.begin_sync() {
             self.last_sync = Instant::now();
+            let now_ns = self.shared.now_ns();
             for file in segments {
+                self.shared.stalls.begin(Who::Writer, SYNC_TOKEN, Stage::Sync, 0, now_ns);
                 self.driver.submit(Operation::Sync { token: SYNC_TOKEN, file });
             }
         }
@@ -496,7 +511,8 @@ impl Writer {
             let mut core = self.shared.core();
             let is_pending = core.sequencer.peek_frame().is_some() && !self.has_failed;
             let pending = core.since.front().map(|(_, since)| *since).filter(|_| is_pending);
-            if pending.is_some() && self.shared.config.linger.is_zero() || self.is_called(&core) {
+            let has_work = pending.is_some() && self.shared.config.linger.is_zero() || self.is_called(&core);
+            if has_work && !planted(Mistake::SleepWithoutLook) {
                 return;
             }
             core.writer = WriterState::Idle;
@@ -611,10 +627,10 @@ fn settle_one(waiting: Waiting, now_ns: u64, outcome: &Outcome) {
 }
 
 fn run_callback(callback: Callback, result: Result<(), Error>) {
-    IN_CALLBACK.set(true);
+    IN_CALLBACK.with(|is_in| is_in.set(true));
     // A panicking callback is its owner's bug: it must not take the log with it.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callback(result)));
-    IN_CALLBACK.set(false);
+    IN_CALLBACK.with(|is_in| is_in.set(false));
     if outcome.is_err() {
         tracing::error!("a completion callback panicked");
     }
@@ -624,7 +640,7 @@ impl Drop for Writer {
     /// However the thread ends, nobody waits for it in vain.
     fn drop(&mut self) {
         self.tell();
-        let clean = self.is_closing && !self.has_failed && !std::thread::panicking();
+        let clean = self.is_closing && !self.has_failed && !thread::panicking();
         if !clean && !self.has_failed {
             let cause = Error::Io {
                 action: "go on writing to",

@@ -373,6 +373,10 @@ impl Disk for SimDisk {
         self.shared.lock().options.physical_block_bytes
     }
 
+    fn device(&self) -> String {
+        "simulated".to_owned()
+    }
+
     fn driver(&self, _depth: usize) -> io::Result<Box<dyn Driver>> {
         self.shared.lock().begin(OpKind::Driver, "").map_err(to_io)?;
         Ok(Box::new(SimDriver::new(self.shared.clone())))
