@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 /// What the code of a module may use of this crate. Modules that are not listed may use anything.
-const MAY_USE: [(&str, &[&str]); 8] = [
+const MAY_USE: [(&str, &[&str]); 9] = [
     ("plant", &[]),
     ("sync", &[]),
     ("error", &[]),
