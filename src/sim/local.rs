@@ -55,7 +55,27 @@ pub struct Contents {
     pub hard_state: BTreeMap<Bytes, Bytes>,
 }
 
-/// A log without threads: see the module.
+/// A log without threads, on a [`SimDisk`]: it does everything in the caller's thread, in the call.
+///
+/// [`SimDisk::open_log`] makes one. It has the calls of [`Log`](crate::Log), each of which carries itself through to its
+/// acknowledgement; with [`LocalLog::submit`], [`LocalLog::advance`] and [`LocalLog::is_acked`] a program sees what lies
+/// between. The smaller steps (from [`LocalLog::pump`] to [`LocalLog::write_slot`]) are for explorers, which crash it
+/// between any two.
+///
+/// ```
+/// use ringwal::sim::SimDisk;
+/// use ringwal::{Batch, Config, Durability};
+///
+/// let disk = SimDisk::new(1);
+/// let mut log = disk.open_log(Config::default().segment_bytes(1 << 20).durability(Durability::None))?;
+/// let receipts = ["a", "b", "c"].map(|text| log.submit(Batch::new().push(text)));
+/// while !log.is_acked(receipts[2].as_ref().unwrap()) {
+///     log.advance()?;
+/// }
+/// assert_eq!((log.state().last, log.state().durable), (Some((3, 0)), None)); // acknowledged means written here
+/// assert_eq!(log.sync()?, Some(3));
+/// # Ok::<(), ringwal::Error>(())
+/// ```
 pub struct LocalLog {
     // Dropped first: it closes the descriptors that hold the segments' locks.
     driver: SimDriver,
