@@ -81,7 +81,8 @@
 //!
 //! # Features
 //!
-//! - `sim`: the simulated disk and the crash explorer, for tests of this crate and of programs that embed it.
+//! - `sim`: the simulated disk, the crash explorer, and a kit with which a program that embeds the log crash-tests its own
+//!   state machine and its own recovery, for tests of this crate and of such programs.
 #![deny(missing_docs)]
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! [`LogStorage`] for [`Log`]: the trait's words in terms of the log's own.
 
-use super::{Batch, Log};
+use super::{Batch, Log, LogState};
 use crate::engine::sequencer::Request;
 use crate::entry::LogEntry;
 use crate::error::{Error, Result};
@@ -43,22 +43,26 @@ impl Log {
         std::future::poll_fn(|context| answer.poll(context.waker())).await
     }
 
-    /// Keeps up to and including `index`.
     async fn storage_truncate(&self, index: u64) -> Result<()> {
-        let state = self.state();
-        if state.compacted.is_some_and(|(compacted, _)| index < compacted) {
-            return Err(Error::Compacted { first: state.first });
-        }
-        match (state.last, index.checked_add(1)) {
-            (Some((last, _)), Some(first_removed)) if first_removed <= last => {
-                self.write_async(Batch::new().truncate_from(first_removed)).await.map(drop)
-            }
-            _ => Ok(()),
+        match self.state().first_removed_by_truncate(index)? {
+            Some(first_removed) => self.write_async(Batch::new().truncate_from(first_removed)).await.map(drop),
+            None => Ok(()),
         }
     }
 
     async fn storage_compact(&self, index: u64) -> Result<()> {
         self.write_async(Batch::new().compact(index)).await.map(drop)
+    }
+}
+
+impl LogState {
+    /// The first index that goes where everything up to and including `index` is kept; `None` where nothing goes.
+    pub(crate) fn first_removed_by_truncate(&self, index: u64) -> Result<Option<u64>> {
+        if self.compacted.is_some_and(|(compacted, _)| index < compacted) {
+            return Err(Error::Compacted { first: self.first });
+        }
+        let last = self.last.map(|(last, _)| last);
+        Ok(index.checked_add(1).filter(|&first_removed| last.is_some_and(|last| first_removed <= last)))
     }
 }
 

@@ -124,6 +124,12 @@ impl SimDisk {
         SimDisk::on(Medium::default(), options)
     }
 
+    /// What [`Disk::driver`] makes.
+    pub(super) fn sim_driver(&self) -> io::Result<SimDriver> {
+        self.shared.lock().begin(OpKind::Driver, "").map_err(to_io)?;
+        Ok(SimDriver::new(self.shared.clone()))
+    }
+
     /// A disk around a medium.
     pub(super) fn on(medium: Medium, options: SimOptions) -> SimDisk {
         let state = State::new(medium, options);
@@ -378,8 +384,7 @@ impl Disk for SimDisk {
     }
 
     fn driver(&self, _depth: usize) -> io::Result<Box<dyn Driver>> {
-        self.shared.lock().begin(OpKind::Driver, "").map_err(to_io)?;
-        Ok(Box::new(SimDriver::new(self.shared.clone())))
+        Ok(Box::new(self.sim_driver()?))
     }
 
     fn io_mode(&self) -> IoMode {

@@ -115,6 +115,20 @@ pub enum Fault {
 }
 
 /// Makes something go wrong with the n-th operation of a kind from now.
+///
+/// ```
+/// use ringwal::sim::{FaultRule, OpKind, SimDisk};
+/// use ringwal::{Config, Error};
+///
+/// let disk = SimDisk::new(1);
+/// let mut log = disk.open_log(Config::default().segment_bytes(1 << 20))?;
+/// disk.fail(FaultRule::short_write(1, 100)); // the next write: the log goes on where it ended
+/// disk.fail(FaultRule::io_error(OpKind::Write, 3).on("00000000000000000001.seg"));
+/// assert_eq!(log.append("one")?, 1);
+/// assert!(matches!(log.append("two"), Err(Error::Poisoned(_))));
+/// assert_eq!(disk.struck().len(), 2);
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct FaultRule {
     op: OpKind,

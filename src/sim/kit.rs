@@ -1,35 +1,11 @@
-//! The kit for programs that embed the log: runs a program's own state machine over a simulated disk, crashes it at every
-//! moment at which the disk changes, and lets the program's own recovery face each of the images.
+//! The kit for programs that embed the log: crashes a program's own state machine everywhere. What it is for and how it is
+//! used stands at [`crash_everywhere`].
 //!
-//! [`crash_everywhere`] is the whole of it; [`CrashTest`] has the settings. A test says two things:
+//! A workload is run anew for each crash point, with the power failing there, rather than recorded once: so it needs no
+//! more memory than one disk, the program meets the errors that a dying disk gives it, and the log with its threads can
+//! be tried as well. A crash point is the number of an instant of the disk, from 1; the last one is the end.
 //!
-//! - the *workload*: what the program does, on [`Life::disk`], with a [`Life::promise`] at each moment from which on
-//!   somebody may rely on something (a client has its answer, a vote was sent, a file was deleted elsewhere);
-//! - the *check*: the program's own recovery on the disk that a crash left, and whether every promise that was made
-//!   before the crash is kept. What the check returns is what recovery shows to the world: after one more crash it must
-//!   be the same. `()` compares nothing.
-//!
-//! The workload is run once, without faults, to count the moments at which the disk changes, and then once for each of
-//! them: there the power fails, every later call returns an error, and the promises made until then are those that count. Return these
-//! errors from the workload; a panic after the power failed is an end as well. Files that the program keeps beside the log
-//! belong on the same disk (see [`Disk`](crate::disk::Disk)), or they take no part in the crash.
-//!
-//! That is as many runs as there are moments, so keep the workload short: each append has two or three. What a longer one
-//! adds are rolls and compactions, and small segments make those come soon ([`Config`](crate::Config): `segment_bytes` of
-//! 16 KiB with `block_bytes` of 512).
-//!
-//! Images of each moment: all combinations of what may be lost, where they are few, else the extremes and a sample, and
-//! some of a killed process. Some recoveries are themselves crashed at every moment, and every recovery is followed by one
-//! more crash.
-//!
-//! # Which log
-//!
-//! - [`SimDisk::open_log`] gives a [`LocalLog`](super::LocalLog): all of it in the caller's thread, so that everything
-//!   follows from the seed and a crash point can be run again by its number. Use this where you can.
-//! - [`Log::open_on`](crate::Log::open_on) with `Arc::new(life.disk().clone())` gives the log with its threads: for code
-//!   that needs callbacks, subscriptions, futures or several producers. The kit is used in the same way, and what it finds
-//!   is as true; but threads decide what comes first, so the number of a crash point leads to a moment like the one that
-//!   failed, not to the same. [`CrashFailure::image`] holds the disk that failed.
+//! Knows no log: what is promised, recovered and compared is the program's.
 
 use std::cell::Cell;
 use std::fmt::{self, Debug, Display};
@@ -42,8 +18,29 @@ use super::disk::{InFlight, Mode, SimDisk, SimOptions};
 use super::fault::FaultRates;
 use super::rng::Rng;
 
-/// Crashes a workload at every moment at which the disk changes, and checks each image that the crash may leave. With
-/// the usual settings of [`CrashTest`].
+/// Runs a program's own state machine over a simulated disk, crashes it at every moment at which the disk changes, and lets
+/// the program's own recovery face what each crash may leave. With the usual settings of [`CrashTest`].
+///
+/// A test says two things:
+///
+/// - the *workload*: what the program does, on [`Life::disk`], with a [`Life::promise`] at each moment from which on
+///   somebody may rely on something (a client has its answer, a vote was sent, a file was deleted elsewhere);
+/// - the *check*: the program's own recovery on the disk that a crash left, and whether every promise that was made before
+///   the crash is kept. What the check returns is what recovery shows to the world: after one more crash the next
+///   recovery must show the same. `()` compares nothing. A panic in it is a failure like an error.
+///
+/// The workload is run once, without faults, to count the moments at which the disk changes, and then once for each of
+/// them: there the power fails, every later call returns an error, and the promises made until then are those that count.
+/// Return these errors from the workload; a panic after the power failed is an end as well. Files that the program keeps
+/// beside the log belong on the same disk (see [`Disk`](crate::disk::Disk)), or they take no part in the crash.
+///
+/// That is as many runs as there are moments, so keep the workload short. What a longer one adds are rolls and
+/// compactions, and small segments make those come soon ([`Config`](crate::Config): `segment_bytes` of 16 KiB with
+/// `block_bytes` of 512).
+///
+/// Images of each moment: all combinations of what may be lost, where they are few, else the extremes and a sample, and
+/// some of a killed process. Some recoveries are themselves crashed at every moment, and every recovery is followed by one
+/// more crash.
 ///
 /// ```
 /// use ringwal::sim::{SimDisk, crash_everywhere};
@@ -73,6 +70,38 @@ use super::rng::Rng;
 /// )
 /// .unwrap_or_else(|failure| panic!("{failure}"));
 /// assert!(tried.points > 10 && tried.images > 100);
+/// ```
+///
+/// # With threads or without
+///
+/// [`SimDisk::open_log`] gives a [`LocalLog`](super::LocalLog): all of it in the caller's thread, so that everything follows
+/// from the seed and a crash point can be run again by its number. Use this where you can.
+///
+/// [`Log::open_on`](crate::Log::open_on) gives the log with its threads: for code that needs callbacks, subscriptions,
+/// futures or several producers. What the kit finds is as true; but threads decide what comes first, so the number of a
+/// crash point leads to a moment like the one that failed, not to the same. [`CrashFailure::image`] holds the disk that
+/// failed.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use ringwal::sim::{SimDisk, crash_everywhere};
+/// use ringwal::{Config, Error, Log};
+///
+/// fn open(disk: &SimDisk) -> Result<Log, Error> {
+///     let config = Config::default().segment_bytes(16 << 10).block_bytes(Some(512));
+///     Log::open_on(Arc::new(disk.clone()), config).map(|(log, _report)| log)
+/// }
+///
+/// let tried = crash_everywhere(
+///     1,
+///     |life| open(life.disk())?.append("x").map(|index| life.promise(index)),
+///     |disk, promised| -> Result<(), Error> {
+///         let log = open(disk)?;
+///         promised.iter().try_for_each(|&index| log.get(index).map(drop))
+///     },
+/// );
+/// assert!(tried.is_ok_and(|tried| tried.promises > 0));
 /// ```
 ///
 /// # Errors

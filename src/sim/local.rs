@@ -13,14 +13,14 @@
 //!
 //! Does not know when steps should happen, nor what the log ought to contain.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::disk::SimDisk;
+use super::driver::SimDriver;
 use super::rng::Rng;
 use crate::config::{Config, Durability};
 use crate::disk::{AlignedBuf, Completion, Disk, Driver, Operation, PollWait};
@@ -55,15 +55,35 @@ pub struct Contents {
     pub hard_state: BTreeMap<Bytes, Bytes>,
 }
 
-/// A log without threads: see the module.
+/// A log without threads, on a [`SimDisk`]: it does everything in the caller's thread, in the call.
+///
+/// [`SimDisk::open_log`] makes one. It has the calls of [`Log`](crate::Log), each of which carries itself through to its
+/// acknowledgement; with [`LocalLog::submit`], [`LocalLog::advance`] and [`LocalLog::is_acked`] a program sees what lies
+/// between. The smaller steps (from [`LocalLog::pump`] to [`LocalLog::write_slot`]) are for explorers, which crash it
+/// between any two.
+///
+/// ```
+/// use ringwal::sim::SimDisk;
+/// use ringwal::{Batch, Config, Durability};
+///
+/// let disk = SimDisk::new(1);
+/// let mut log = disk.open_log(Config::default().segment_bytes(1 << 20).durability(Durability::None))?;
+/// let receipts = ["a", "b", "c"].map(|text| log.submit(Batch::new().push(text)));
+/// while !log.is_acked(receipts[2].as_ref().unwrap()) {
+///     log.advance()?;
+/// }
+/// assert_eq!((log.state().last, log.state().durable), (Some((3, 0)), None)); // acknowledged means written here
+/// assert_eq!(log.sync()?, Some(3));
+/// # Ok::<(), ringwal::Error>(())
+/// ```
 pub struct LocalLog {
     // Dropped first: it closes the descriptors that hold the segments' locks.
-    driver: Box<dyn Driver>,
+    driver: SimDriver,
     pub(super) sim: SimDisk,
     disk: Arc<dyn Disk>,
     pub(super) config: Config,
     lock: LockFile,
-    random: RefCell<Rng>,
+    random: Mutex<Rng>,
     pub(super) sequencer: Sequencer,
     pipeline: Pipeline,
     /// Segments that are or will be written, by sequence number: with spares, without sealed ones.
@@ -96,6 +116,10 @@ impl fmt::Debug for LocalLog {
     }
 }
 
+fn draw(random: &Mutex<Rng>) -> u64 {
+    random.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+}
+
 /// Opening and closing.
 impl LocalLog {
     /// Opens the log on a disk, running recovery, or makes one. The seed takes the place of the operating system's
@@ -107,8 +131,8 @@ impl LocalLog {
     pub fn open(sim: &SimDisk, config: Config, seed: u64) -> Result<LocalLog> {
         config.validate()?;
         let disk: Arc<dyn Disk> = Arc::new(sim.clone());
-        let random = RefCell::new(Rng::new(seed));
-        let draw = || random.borrow_mut().next_u64();
+        let random = Mutex::new(Rng::new(seed));
+        let draw = || draw(&random);
         let request = recover::Request { disk: &disk, config: &config, random: &draw, read_only: false };
         let recovered = recover::recover(&request)?;
         LocalLog::start(sim.clone(), disk, config, random, recovered)
@@ -118,7 +142,7 @@ impl LocalLog {
         sim: SimDisk,
         disk: Arc<dyn Disk>,
         config: Config,
-        random: RefCell<Rng>,
+        random: Mutex<Rng>,
         recovered: Recovered,
     ) -> Result<LocalLog> {
         let Recovered { lock, sealed, active, spares, start, chain, epoch, report } = recovered;
@@ -144,7 +168,7 @@ impl LocalLog {
         }
         let filling = active.header.sequence;
         handles.insert(filling, SegmentHandle::new(disk.clone(), active.header));
-        let driver = disk.driver(config.frames_in_flight).map_err(Error::io("make a driver for", disk.path()))?;
+        let driver = sim.sim_driver().map_err(Error::io("make a driver for", disk.path()))?;
         let mut log = LocalLog {
             driver,
             sim,
@@ -434,7 +458,7 @@ impl LocalLog {
         let Some(known) = self.files.values().next() else { unreachable!("the active segment is open") };
         let header = SegmentHeader {
             sequence,
-            salt: self.random.borrow_mut().next_u64(),
+            salt: draw(&self.random),
             block_bytes: recover::block_bytes(&self.config, &*self.disk)?,
             ..known.header
         };

@@ -48,6 +48,13 @@
 //! [`explore`] lives through random histories of a log on such a disk, crashes them everywhere and checks the promises.
 //! [`LocalLog`] is the log it drives: all of it in the caller's thread, a step at a time.
 //!
+//! # Programs that embed the log
+//!
+//! [`crash_everywhere`] does the same to a program of yours: it runs your state machine on such a disk, crashes it at
+//! every moment at which the disk changes, and lets your own recovery face every image. [`SimDisk::open_log`] gives it a
+//! log without threads, with the calls of [`Log`](crate::Log), and [`LogStorage`](crate::LogStorage) is implemented for
+//! it, too; or give the disk to [`Log::open_on`](crate::Log::open_on). `tools/examples/crash_test.rs` is a whole one.
+//!
 //! # Example
 //!
 //! ```
@@ -93,6 +100,7 @@ mod portray;
 mod rng;
 mod shrink;
 mod state;
+mod storage;
 mod tale;
 #[cfg(test)]
 mod tests;
