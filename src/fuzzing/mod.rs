@@ -47,15 +47,15 @@ pub const TARGETS: [Target; 5] = [
 mod tests {
     use super::*;
 
-    /// Also for an interpreter that watches memory: decoding, recovery and the simulated disk in one go.
     #[test]
     fn what_every_target_begins_with_holds() {
-        for target in TARGETS {
+        // A log's life takes an interpreter minutes; decoding is enough for it.
+        let targets = if cfg!(miri) { &TARGETS[..3] } else { &TARGETS[..] };
+        for target in targets {
             let some = if cfg!(miri) { 2 } else { usize::MAX };
             for (name, input) in (target.seeds)().into_iter().take(some) {
                 println!("{} {name}", target.name);
-                let length = if cfg!(miri) { input.len().min(40) } else { input.len() };
-                (target.run)(&input[..length]);
+                (target.run)(&input);
             }
         }
     }
