@@ -297,6 +297,7 @@ const ROWS: &[(&str, &[&str])] = &[
             "tests/newer.rs::a_frame_of_a_future_kind_flag_or_log_is_refused_wherever_it_stands",
             "tests/newer.rs::a_frame_of_a_future_kind_behind_the_end_is_not_cut_as_torn",
             "src/segment/table_tests.rs::a_frame_of_a_newer_version_where_the_log_ends",
+            "tests/golden.rs::what_a_newer_version_wrote_is_refused_and_left_as_it_is",
         ],
     ),
     (

@@ -21,6 +21,8 @@ pub(crate) mod sealed;
 pub(crate) mod spare;
 
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod table_tests;
 #[cfg(test)]
 mod tests;
