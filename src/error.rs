@@ -166,9 +166,15 @@ fn advice(source: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem => "; mount it writable, or open the log read-only",
         io::ErrorKind::NotFound => "; check the path",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on the disk",
+        _ if source.raw_os_error().is_some_and(is_out_of_descriptors) => "; raise the limit on open files",
         io::ErrorKind::IsADirectory => "; move the directory away: the log has a file of this name",
         _ => "",
     }
+}
+
+/// Whether a number of the operating system says that the process or the system has no descriptor left.
+pub(crate) fn is_out_of_descriptors(os_error: i32) -> bool {
+    matches!(os_error, libc::EMFILE | libc::ENFILE)
 }
 
 impl Error {
@@ -176,6 +182,13 @@ impl Error {
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { action, path, source }
+    }
+
+    /// The number of the operating system, where the error says that descriptors or memory are scarce just now: nothing is
+    /// wrong with the disk then, nor with what is on it.
+    pub(crate) fn scarcity(&self) -> Option<i32> {
+        let Error::Io { source, .. } = self else { return None };
+        source.raw_os_error().filter(|&number| is_out_of_descriptors(number) || number == libc::ENOMEM)
     }
 
     /// Whether the error says that the disk (or a quota on it) is full.

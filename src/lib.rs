@@ -65,6 +65,13 @@
 //!   lock and read with one positioned read of its exact length. [`Entries::next_ref`] lends entries out of large
 //!   verified pieces; the iterator gives each its share of the piece to keep, which costs two atomic operations.
 //!
+//! # A disk that does not answer
+//!
+//! An operation that takes longer than [`Config::stall_after`] is a stall. While it lasts, [`Stats::stalled`] says so to any
+//! thread that asks for [`Log::stats`]: what the log waits for, on which device, for how long and with how much. `tracing`
+//! tells of each twice, as warnings: when it has been one for too long, and when it is over. Neither depends on the threads
+//! that hang. Recovery, before the log is handed out, is not watched.
+//!
 //! # Where things are
 //!
 //! | module | what | public |

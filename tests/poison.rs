@@ -251,6 +251,34 @@ fn a_spare_that_cannot_be_made_poisons_and_loses_nothing() {
     }
 }
 
+#[test]
+fn a_spare_that_no_descriptor_is_left_for_is_refused_and_poisons_nothing() {
+    // EMFILE, ENFILE, ENOMEM.
+    for number in [24, 23, 12] {
+        let disk = SimDisk::new(7);
+        disk.fail(FaultRule::new(OpKind::Create, 1, number).on(&names::temporary(&names::segment(2))).for_good());
+        let log = open_sim(&disk, tiny());
+        let theirs = log.clone();
+        let refused = within("filling the log", move || {
+            loop {
+                if let Err(error) = theirs.append("an entry") {
+                    break error;
+                }
+            }
+        });
+        assert!(
+            matches!(&refused, Error::Io { source, .. } if source.raw_os_error() == Some(number)),
+            "{number}: {refused}"
+        );
+        let state = log.state();
+        assert_eq!(state.durable, state.last.map(|(last, _)| last), "what was accepted is durable all the same");
+        disk.clear_faults();
+        append_each(&log, ["goes on, over rolls"; 100]);
+        assert!(log.stats().rolls > 0);
+        log.close().unwrap();
+    }
+}
+
 /// A log of several segments, some sealed, that ended in the middle of work; and what was acknowledged.
 fn interrupted(durability: Durability) -> (SimDisk, Config, Vec<LogEntry>) {
     let config = tiny().durability(durability);

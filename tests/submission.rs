@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 use common::{FOR_EVER, HeldLog, block_on, eventually, open_sim, payloads, poll_once, small, tiny, within};
 use ringwal::sim::{Class, FaultRule, OpKind, SimDisk};
@@ -33,6 +34,29 @@ fn a_pending_can_be_waited_for_by_a_thread_or_a_task_and_says_when_it_is_done() 
     block_on(&mut second).unwrap();
     assert!(second.is_done());
     assert_eq!(log.state().durable, Some(2));
+}
+
+#[test]
+fn a_log_that_lingers_waits_for_company_and_not_for_ever() {
+    const CALLS: usize = 20;
+    // Nobody else comes: the linger's end alone sends it.
+    let held = HeldLog::open(tiny().linger(Duration::from_millis(20)));
+    let alone = held.log().submit(one("alone")).unwrap();
+    held.wait_in_flight(1);
+    held.release();
+    within("waiting", move || alone.wait()).unwrap();
+    // On a machine that is slow enough some of the calls come after the linger, but not each time.
+    eventually("all calls of a while go in one frame", || {
+        let held = HeldLog::open(small().linger(Duration::from_millis(500)));
+        (0..CALLS).for_each(|_| drop(held.log().submit(Batch::new().push(vec![1; 1000])).unwrap()));
+        held.wait_in_flight(1);
+        held.disk.in_flight()[0].bytes > CALLS * 1000
+    });
+    // Whoever closes the log does not wait for company.
+    let log = open_sim(&SimDisk::new(1), small().linger(Duration::from_secs(1)));
+    let pending = log.submit(one("closed over")).unwrap();
+    log.close().unwrap();
+    pending.wait().unwrap();
 }
 
 #[test]

@@ -44,6 +44,7 @@ use super::alarm::Bell;
 use super::syscall::{not_attached, past_the_buffer};
 use super::transfer::Transfer;
 use super::{Alarm, AlignedBuf, Completion, DiskFile, Driver, FileId, Operation, PollWait};
+use crate::error::is_out_of_descriptors;
 
 /// How often a wait with operations in flight looks again, so that a flush that failed is tried once more.
 const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -213,10 +214,14 @@ impl Start {
 
 /// Writes a buffer in as many attempts as it takes.
 async fn write(mut report: Report, file: Rc<Attached>, offset: u64, mut buffer: AlignedBuf, mut transfer: Transfer) {
+    let Some(in_ring) = &file.in_ring else {
+        let result = file.plain.write_at(&buffer[transfer.rest().unwrap_or_default()], offset);
+        return report.end(result, Some(buffer));
+    };
     let mut result = Ok(());
     while let (Some(rest), Ok(())) = (transfer.rest(), &result) {
         let at = offset + rest.start as u64;
-        let in_flight = file.in_ring.write_at(buffer.slice(rest), at).submit();
+        let in_flight = in_ring.write_at(buffer.slice(rest), at).submit();
         report.sent();
         let (outcome, slice) = in_flight.await;
         buffer = slice.into_inner();
@@ -227,9 +232,12 @@ async fn write(mut report: Report, file: Rc<Attached>, offset: u64, mut buffer: 
 
 /// Syncs a file. Its failure is final: it is not tried again, since a second sync would have nothing left to fail on.
 async fn sync(mut report: Report, file: Rc<Attached>) {
+    let Some(in_ring) = &file.in_ring else {
+        return report.end(file.plain.sync(), None);
+    };
     // The runtime polls this task again only after the kernel has the operation.
     report.sent();
-    let result = file.in_ring.sync_data().await;
+    let result = in_ring.sync_data().await;
     report.end(result, None);
 }
 
@@ -281,7 +289,8 @@ fn broken() -> io::Error {
 
 /// A file as the driver knows it: both name the same open file.
 struct Attached {
-    in_ring: tokio_uring::fs::File,
+    /// `None` where no descriptor was left for it: then everything goes around the ring.
+    in_ring: Option<tokio_uring::fs::File>,
     plain: Arc<dyn DiskFile>,
 }
 
@@ -428,8 +437,14 @@ impl Driver for UringDriver {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring writes need a file with a descriptor"));
         };
         // A duplicate names the same open file: the lock on it stays until the last write is over.
-        let duplicate = File::from(descriptor.try_clone_to_owned()?);
-        let in_ring = tokio_uring::fs::File::from_std(duplicate);
+        let in_ring = match descriptor.try_clone_to_owned() {
+            Ok(duplicate) => Some(tokio_uring::fs::File::from_std(File::from(duplicate))),
+            Err(error) if error.raw_os_error().is_some_and(is_out_of_descriptors) => {
+                tracing::warn!(path = %self.path.display(), %error, "a segment is written with plain system calls");
+                None
+            }
+            Err(error) => return Err(error),
+        };
         self.files.insert(id, Rc::new(Attached { in_ring, plain: file }));
         Ok(())
     }

@@ -44,7 +44,7 @@ pub(crate) fn spin_politely(is_over: impl Fn() -> bool) {
 pub(crate) struct Waiters {
     pub(crate) wait: Wait,
     pub(crate) meter: Arc<Meter>,
-    /// How long a write takes lately, in nanoseconds.
+    /// How long a write takes lately, in nanoseconds: read and written without order, since it only tells how to wait.
     pub(crate) write_ns: AtomicU64,
     started: Instant,
 }
@@ -95,7 +95,7 @@ impl Ticket {
         self.state.load(Ordering::Acquire) != WAITING
     }
 
-    /// How many threads sleep: waking each costs about a microsecond.
+    /// How many threads sleep: waking each costs about a microsecond. An estimate: nobody depends on it.
     pub(crate) fn sleepers(&self) -> u32 {
         self.sleepers.load(Ordering::Relaxed)
     }

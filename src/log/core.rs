@@ -74,6 +74,34 @@ pub(crate) enum Ring {
     Alarm,
 }
 
+/// What a spare could not be made for want of. Nothing that was acknowledged is at stake: callers are refused meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shortage {
+    Space,
+    /// Descriptors or memory: the number of the operating system.
+    System(i32),
+}
+
+impl Shortage {
+    pub(crate) fn of(error: &Error) -> Option<Shortage> {
+        if error.is_out_of_space() {
+            return Some(Shortage::Space);
+        }
+        error.scarcity().map(Shortage::System)
+    }
+
+    /// What callers are told.
+    pub(crate) fn error(self, shared: &Shared) -> Error {
+        match self {
+            Shortage::Space => Error::NoSpace,
+            Shortage::System(number) => {
+                let source = std::io::Error::from_raw_os_error(number);
+                Error::io("make the next segment in", shared.disk.path())(source)
+            }
+        }
+    }
+}
+
 /// How the making of spares stands.
 #[derive(Debug, Default)]
 pub(crate) struct SpareWork {
@@ -81,8 +109,8 @@ pub(crate) struct SpareWork {
     pub(crate) is_wanted: bool,
     /// Attempts finished, well or not.
     pub(crate) attempts: u64,
-    /// The last attempt found no space.
-    pub(crate) no_space: bool,
+    /// Why the last attempt made none, where a later one may.
+    pub(crate) shortage: Option<Shortage>,
     /// A caller found no room because no spare stands.
     pub(crate) is_missed: bool,
 }
@@ -399,6 +427,7 @@ pub(crate) struct Shared {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) stalls: Stalls,
     /// Calls in the frame that the writer takes next, to be looked at without the lock; `u64::MAX` where it takes no more.
+    /// Changed under the lock, read without order: before the writer sleeps, it looks once more under the lock.
     pub(crate) next_calls: AtomicU64,
     pub(crate) to_writer: Sender<ToWriter>,
     pub(crate) to_helper: Sender<ToHelper>,

@@ -10,7 +10,7 @@ use std::cell::OnceCell;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::core::{Core, Shared, ToHelper};
+use super::core::{Core, Shared, Shortage, ToHelper};
 use super::stall::Busy;
 use crate::config::Durability;
 use crate::disk::AlignedBuf;
@@ -134,7 +134,7 @@ impl Helper {
                 if next.is_none() {
                     // At the end of the sequence numbers there is no room, and waiting for it must end.
                     core.spare.attempts += 1;
-                    core.spare.no_space = true;
+                    core.spare.shortage = Some(Shortage::Space);
                 }
                 self.shared.notify_room(&mut core);
                 return false;
@@ -150,11 +150,12 @@ impl Helper {
         }
         core.spare.attempts += 1;
         core.spare.is_wanted = false;
-        core.spare.no_space = false;
+        core.spare.shortage = made.as_ref().err().and_then(Shortage::of);
         let done = made.is_ok();
         match made {
             Ok(spare) => spare.into_iter().for_each(|spare| self.shared.add_spare(&mut core, spare)),
-            Err(error) if error.is_out_of_space() => core.spare.no_space = true,
+            Err(_) if core.spare.shortage == Some(Shortage::Space) => {}
+            Err(error) if core.spare.shortage.is_some() => tracing::warn!(%error, "no segment could be made for now"),
             Err(error) => self.shared.poison(&mut core, error),
         }
         self.shared.notify_room(&mut core);

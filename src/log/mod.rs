@@ -624,16 +624,19 @@ impl Intake {
     }
 
     /// No spare stands: ask for one. A call that waits is refused only after an attempt that began later than the call
-    /// found no space; one that does not is told what the last attempt found.
+    /// found no space, or too few descriptors; one that does not is told what the last attempt found.
     #[allow(clippy::type_complexity, reason = "the shape of try_accept, which this is the tail of")]
     fn on_no_spare<'a>(&mut self, shared: &Shared, mut core: CoreGuard<'a>) -> Result<Result<Pending>, CoreGuard<'a>> {
         let attempts = core.spare.attempts;
         // An attempt that is under way may have begun too early: the one after it counts.
         let began = *self.attempts.get_or_insert(attempts + u64::from(core.spare.is_wanted));
-        let failed = core.spare.no_space && (self.never_waits || attempts > began);
+        let failed = core.spare.shortage.filter(|_| self.never_waits || attempts > began);
         core.spare.is_missed = true;
         shared.want_spare(&mut core);
-        if failed { Ok(Err(Error::NoSpace)) } else { Err(core) }
+        match failed {
+            Some(shortage) => Ok(Err(shortage.error(shared))),
+            None => Err(core),
+        }
     }
 }
 

@@ -21,8 +21,12 @@ use crate::disk::{Access, Alarm, Bell, Completion, Disk, DiskFile, Driver, FileI
 use crate::sim::{FaultRule, OpKind, SimDisk};
 use crate::sync::{Condvar, Mistake, plant};
 
-/// Interleavings that each model tries in each of two ways.
+/// Interleavings that each model tries in each of two ways, unless `RINGWAL_MODEL_ROUNDS` says how many.
 const ROUNDS: usize = 1500;
+
+fn rounds() -> usize {
+    std::env::var("RINGWAL_MODEL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS)
+}
 
 /// A simulated disk whose driver is served by a thread of the model.
 #[derive(Clone)]
@@ -175,7 +179,7 @@ fn open(config: Config) -> (Log, SimDisk) {
 /// Tries interleavings: at random, and with few preemptions at the worst places.
 fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
     plant(None);
-    check_rounds(model, ROUNDS);
+    check_rounds(model, rounds());
 }
 
 fn check_rounds(model: impl Fn() + Send + Sync + Clone + 'static, rounds: usize) {
@@ -467,7 +471,7 @@ fn readers_beside_compaction() {
 #[test]
 fn readers_beside_rolls_and_compaction_find_what_is_there() {
     plant(None);
-    check_rounds(readers_beside_compaction, ROUNDS / 4);
+    check_rounds(readers_beside_compaction, rounds() / 4);
 }
 
 #[test]
@@ -552,5 +556,82 @@ fn futures_may_be_dropped_while_they_are_settled() {
         log.sync().unwrap();
         assert_eq!(log.state().last.map(|(last, _)| last), Some(4), "what was accepted stays");
         log.close().unwrap();
+    });
+}
+
+/// Every operation counts as a stall, so that the watcher runs beside everything else.
+#[test]
+fn a_watcher_that_always_has_something_to_tell_holds_nobody_up() {
+    check(|| everyone_is_told(config().stall_after(Duration::from_millis(1))));
+}
+
+/// Reads that need the disk are asked for by tasks while the log is closed: each is answered.
+#[test]
+fn a_read_is_answered_however_the_log_is_closed() {
+    check(|| {
+        let (log, _) = open(config().tail_cache_bytes(0));
+        log.append("entry").unwrap();
+        let readers = [log.clone(), log.clone()].map(|log| {
+            spawn(move || match block_on(log.get_async(1)) {
+                Ok(entry) => assert_eq!(entry.command, "entry"),
+                Err(Error::Closed) => {}
+                Err(other) => panic!("{other}"),
+            })
+        });
+        log.close().unwrap();
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+    });
+}
+
+/// The helper fails to make a spare while callers wait for one, for good or for want of something.
+#[test]
+fn a_spare_that_cannot_be_made_lets_its_callers_go() {
+    check(|| {
+        let (log, sim) = open(config());
+        let (kind, number) =
+            [(OpKind::Allocate, 5), (OpKind::Allocate, 28), (OpKind::Create, 24)][thread_rng().gen_range(0..3)];
+        sim.fail(FaultRule::new(kind, 1, number).for_good());
+        let callers = [log.clone(), log.clone()].map(|log| spawn(move || while log.append(vec![1; 1500]).is_ok() {}));
+        callers.into_iter().for_each(|caller| caller.join().unwrap());
+        let refused = log.append(vec![1; 1500]).unwrap_err();
+        assert_eq!(matches!(refused, Error::Poisoned(_)), number == 5, "{refused}");
+        assert_eq!(log.close().is_ok(), number != 5);
+    });
+}
+
+/// The last handle goes with a waker that a task left behind, on whichever thread of the log wakes it.
+#[test]
+fn the_last_handle_may_go_with_a_waker() {
+    struct Holder(Mutex<Option<Log>>, Arc<Heard>);
+
+    impl std::task::Wake for Holder {
+        fn wake(self: Arc<Self>) {
+            drop(self.0.lock().unwrap().take());
+            self.1.0.lock().unwrap().push((0, true));
+        }
+    }
+
+    check(|| {
+        let (log, sim) = open(config().queue_bytes_max(600));
+        let heard = Arc::new(Heard::default());
+        // One that waits for its frame, and one that waits for room behind it.
+        let mut futures = [700, 701].map(|bytes| Box::pin(log.append_async(vec![1; bytes])));
+        let mut waits = 0;
+        for future in &mut futures {
+            let waker = Waker::from(Arc::new(Holder(Mutex::new(Some(log.clone())), heard.clone())));
+            waits += usize::from(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        drop((log, futures));
+        while heard.list().len() < waits {
+            thread::yield_now();
+        }
+        let reopened = loop {
+            match Log::open_on(Arc::new(ModelDisk(sim.clone())), config().lock_wait(Duration::ZERO)) {
+                Err(Error::Locked { .. }) => thread::yield_now(),
+                opened => break opened.unwrap().0,
+            }
+        };
+        assert!((1..=2).contains(&reopened.iter(..).count()));
+        reopened.close().unwrap();
     });
 }

@@ -220,8 +220,10 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.shared.stalls.call(|call| call.is_over = true);
-        // Only a subscriber of `tracing` that panics could make this an error.
-        let _ = self.thread.take().map(JoinHandle::join);
+        if !self.is_this() {
+            // Only a subscriber of `tracing` that panics could make this an error.
+            let _ = self.thread.take().map(JoinHandle::join);
+        }
     }
 }
 
