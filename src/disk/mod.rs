@@ -20,7 +20,7 @@ mod real;
 #[cfg(test)]
 pub(crate) mod suite;
 mod syscall;
-mod transfer;
+pub(crate) mod transfer;
 mod uring;
 
 use std::fmt;

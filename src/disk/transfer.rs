@@ -11,8 +11,8 @@ use std::ops::Range;
 const STUCK_ATTEMPTS_MAX: u32 = 8;
 
 /// How far a write of known length has come.
-#[derive(Debug)]
-pub(super) struct Transfer {
+#[derive(Clone, Debug)]
+pub(crate) struct Transfer {
     bytes_done: usize,
     bytes: usize,
     alignment: usize,
@@ -21,19 +21,19 @@ pub(super) struct Transfer {
 
 impl Transfer {
     /// A transfer of `bytes` bytes whose attempts start at multiples of `alignment`.
-    pub(super) fn new(bytes: usize, alignment: usize) -> Transfer {
+    pub(crate) fn new(bytes: usize, alignment: usize) -> Transfer {
         debug_assert!(alignment > 0);
         Transfer { bytes_done: 0, bytes, alignment, stuck_attempts: 0 }
     }
 
     /// What is left to write; `None` when all is done.
-    pub(super) fn rest(&self) -> Option<Range<usize>> {
+    pub(crate) fn rest(&self) -> Option<Range<usize>> {
         (self.bytes_done < self.bytes).then_some(self.bytes_done..self.bytes)
     }
 
     /// Takes the outcome of an attempt to write the rest. An error is final, except for an interruption, after which
     /// the same bytes are written again.
-    pub(super) fn advance(&mut self, outcome: io::Result<usize>) -> io::Result<()> {
+    pub(crate) fn advance(&mut self, outcome: io::Result<usize>) -> io::Result<()> {
         match outcome {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(error),

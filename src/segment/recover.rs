@@ -528,17 +528,38 @@ impl<'a> Recovery<'a> {
             && found == bytes
     }
 
+    /// What stands at a place where the next frame would; whole frames that are not the next one are nothing here. Before
+    /// the log is taken to end, the place is read a second time: a device that once returns wrong bytes, or those of
+    /// another place, must not cost what is there.
+    fn next_frame(&mut self, segment: usize, offset: u64) -> Result<Found> {
+        let last = self.replay.last;
+        let look = |reader: &mut SegmentReader| {
+            reader.frame_at(offset).map(|found| match found {
+                Found::Whole(frame) if recovery::fits(last.as_ref(), &frame.head, offset) != Fit::Next => {
+                    Found::Nothing
+                }
+                other => other,
+            })
+        };
+        let reader = &mut self.segments[segment];
+        let mut found = look(reader);
+        if let Ok(Found::Nothing | Found::NotWhole) = found {
+            reader.forget();
+            found = look(reader);
+        }
+        found.map_err(self.read_error(segment))
+    }
+
     /// Follows the frame at a place if it is the next one; remembers the number of a segment's first frame.
     fn follow_at(&mut self, segment: usize, offset: u64, segment_first: &mut Option<u64>) -> Result<bool> {
         let header = self.segments[segment].header;
         if offset >= header.segment_bytes {
             return Ok(false);
         }
-        let found = self.segments[segment].frame_at(offset).map_err(self.read_error(segment))?;
-        let frame = match found {
-            Found::Whole(frame) if recovery::fits(self.replay.last.as_ref(), &frame.head, offset) == Fit::Next => frame,
+        let frame = match self.next_frame(segment, offset)? {
+            Found::Whole(frame) => frame,
             Found::Newer(what) => return Err(self.unsupported(segment, offset, what)),
-            _ => return Ok(false),
+            Found::Nothing | Found::NotWhole => return Ok(false),
         };
         self.replay
             .follow(&frame, header.sequence, offset, header.segment_bytes)
@@ -660,8 +681,19 @@ impl<'a> Recovery<'a> {
             }
             let path = self.path(kept.segment);
             let file = self.files[kept.segment].file.clone();
-            let bytes = self.segments[kept.segment].bytes(kept.offset, u64::from(kept.head.frame_bytes));
+            let reader = &mut self.segments[kept.segment];
+            match reader.frame_at(kept.offset).map_err(Error::io("read", &path))? {
+                Found::Whole(frame) if frame.head == kept.head => {}
+                // It was whole a moment ago. What this read returned must not be written over it.
+                _ => return Err(self.corrupt(kept.segment, kept.offset, "a frame reads otherwise the second time")),
+            }
+            let bytes = reader.bytes(kept.offset, u64::from(kept.head.frame_bytes));
             let bytes = bytes.map_err(Error::io("read", &path))?;
+            // A long frame's head was verified as it came with an earlier read than the one that is written now.
+            let is_kept = Head::decode(bytes, kept.head.salt) == HeadRead::Head(kept.head);
+            if !is_kept && !planted(Plant::HeadWrittenUnread) {
+                return Err(self.corrupt(kept.segment, kept.offset, "a head reads otherwise the second time"));
+            }
             file.write_at(bytes, kept.offset).map_err(Error::io("write again", &path))?;
             self.report.frames_rewritten += 1;
             if !touched.contains(&kept.segment) {

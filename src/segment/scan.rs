@@ -101,6 +101,11 @@ impl SegmentReader {
         (self.window, self.window_start, self.window_filled) = (AlignedBuf::zeroed(0), 0, 0);
     }
 
+    /// Reads anew whatever is asked for next.
+    pub(crate) fn forget(&mut self) {
+        self.window_filled = 0;
+    }
+
     pub(crate) fn block_bytes(&self) -> u64 {
         u64::from(self.header.block_bytes)
     }

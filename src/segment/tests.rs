@@ -11,7 +11,7 @@ use crate::disk::Disk;
 use crate::engine::sequencer::Request;
 use crate::entry::LogEntry;
 use crate::format::names;
-use crate::sim::{Class, Contents, LocalLog, Loose, LooseEnd, SimDisk};
+use crate::sim::{Class, Contents, FaultRule, LocalLog, Loose, LooseEnd, SimDisk};
 
 fn config() -> Config {
     Config::default().block_bytes(Some(512)).segment_bytes(24 * 512).frame_bytes_max(512).lock_wait(Duration::ZERO)
@@ -153,4 +153,25 @@ fn a_full_disk_that_lost_the_size_of_the_lock_file_opens() {
     assert_eq!(lost.read_file(names::LOCK).unwrap().len(), 0, "nobody syncs it before a mark");
     lost.set_capacity(Some(lost.used_bytes()));
     assert_eq!(indexes(&open(&lost, 2).contents().unwrap()), [1]);
+}
+
+/// Of a long frame the head is read first, and then all of it. A bit of the head that was wrong in the second read only
+/// was written over the frame, which was whole and acknowledged.
+#[test]
+fn a_bit_that_is_wrong_once_in_the_head_of_a_kept_frame_is_not_written_over_it() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    append(&mut log, &[entry(1, 1, 3000)]);
+    let expected = log.contents().unwrap();
+    drop(log);
+    let crashed = disk.crash_point();
+    let mut opened = 0;
+    for (nth, bit) in (1..40).flat_map(|nth| (0..88 * 8).step_by(61).map(move |bit| (nth, bit))) {
+        let image = crashed.lose_all();
+        image.fail(FaultRule::bit_error(nth, bit));
+        opened += u64::from(LocalLog::open(&image, config(), 2).is_ok());
+        image.clear_faults();
+        assert_eq!(open(&image, 3).contents().unwrap(), expected, "bit {bit} of read {nth}");
+    }
+    assert!(opened > 0, "not every wrong bit is an error");
 }

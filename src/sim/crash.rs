@@ -247,7 +247,7 @@ impl CrashPoint {
         let mut medium = self.medium.clone();
         for flight in std::mem::take(&mut medium.flights) {
             match choose(&view(&self.medium, &flight)) {
-                Landing::Queued => medium.flights.push(Flight { driver: None, ..flight }),
+                Landing::Queued => medium.flights.push(flight.orphaned()),
                 Landing::Units(class) => land(&mut medium, &flight, &class),
             }
         }

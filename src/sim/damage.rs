@@ -1,7 +1,7 @@
 //! Damage and repair by hand: reading, writing, flipping and exchanging the files of a simulated disk from outside.
 //!
 //! None of it passes through faults, counters, power failures or the capacity. A file that is touched is durable as it
-//! then reads, and so are all names; operations in flight on it stay in flight.
+//! then reads, and so are all names; operations in flight on it stay in flight. Only [`SimDisk::rot_bit`] settles nothing.
 
 use std::fs;
 use std::io;
@@ -56,6 +56,15 @@ impl SimDisk {
     /// Flips one bit (0 is the lowest) of the byte at `offset`.
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) -> io::Result<()> {
         self.edit_range(name, offset..offset + 1, |bytes| bytes[0] ^= 1 << bit)
+    }
+
+    /// A bit of the medium rots (0 is the lowest of the byte at `offset`): unlike after [`SimDisk::flip_bit`], everything
+    /// that a crash may take stays at its mercy. Where nothing was ever written, nothing rots.
+    pub fn rot_bit(&self, name: &str, offset: u64, bit: u8) -> io::Result<()> {
+        let mut state = self.shared.lock();
+        let inode = *state.medium.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        state.medium.inodes[inode].flip(offset, bit % 8);
+        Ok(())
     }
 
     /// Overwrites a range with zeros.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::class::{Class, UNIT_BYTES};
 use super::crash::CrashPoint;
 use super::driver::SimDriver;
-use super::fault::{Counters, EINVAL, EIO, FaultRule, OpKind};
+use super::fault::{Counters, EINVAL, FaultRates, FaultRule, OpKind, Struck};
 use super::medium::{DirOp, Failure, Flight, FlightKind, InodeId, Medium};
 use super::state::{Open, Shared, State, to_io, writes_durably};
 use crate::disk::{Access, Disk, DiskFile, Driver, IoMode};
@@ -143,9 +143,28 @@ impl SimDisk {
         self.shared.lock().faults.add(rule);
     }
 
-    /// Lifts all faults.
+    /// Lets faults strike by chance from now on, besides those of the rules. What befalls the n-th operation of a kind
+    /// since the disk was made follows from this seed alone: a run of one thread is repeated by its seeds, and so is one
+    /// of several threads as far as they ask for the same. Default rates end it.
+    pub fn fail_by_chance(&self, rates: FaultRates, seed: u64) {
+        self.shared.lock().faults.set_chance(rates, seed);
+    }
+
+    /// Lifts all faults, those by chance too. What was struck before stays struck.
     pub fn clear_faults(&self) {
         self.shared.lock().faults.clear();
+    }
+
+    /// The faults that struck so far, oldest first; the first thousand or so.
+    pub fn struck(&self) -> Vec<Struck> {
+        self.shared.lock().faults.struck.clone()
+    }
+
+    /// Drops from memory what failed syncs and writes left there: reads show what the medium has from then on, where the
+    /// units that `on_medium` keeps of each such write had come all the same. A kernel does so at any time.
+    pub fn drop_failed_pages(&self, on_medium: Class) {
+        let mut state = self.shared.lock();
+        state.medium.inodes.iter_mut().for_each(|inode| inode.drop_stuck_pages(&on_medium));
     }
 
     /// What [`Disk::is_in_place`] answers from now on.
@@ -163,8 +182,9 @@ impl SimDisk {
         view_flights(&self.shared.lock().medium)
     }
 
-    /// Completes an operation in flight; its driver collects the completion at its next poll. Returns `false` where
-    /// no such operation is in flight.
+    /// Completes an operation in flight; its driver collects the completion at its next poll. A write that a fault made
+    /// short stays in flight with its rest: it needs another call for each piece. Returns `false` where no such operation
+    /// is in flight.
     pub fn complete(&self, id: OpId) -> bool {
         let mut state = self.shared.lock();
         let was_there = !state.is_dead && state.complete(id);
@@ -172,18 +192,21 @@ impl SimDisk {
         was_there
     }
 
-    /// Completes everything in flight, in the order it was submitted.
+    /// Completes everything in flight, in the order it was submitted, short writes piece by piece.
     pub fn complete_all(&self) {
-        for flight in self.in_flight() {
-            self.complete(flight.id);
+        let mut state = self.shared.lock();
+        let ids: Vec<OpId> = state.medium.flights.iter().map(|flight| flight.id).collect();
+        for id in ids {
+            while !state.is_dead && state.complete(id) {}
         }
+        self.shared.wake.notify_all();
     }
 
     /// Completes an operation in flight with an error (`errno`). Of a write, `lands` reaches the file all the same:
     /// readable, at the mercy of a crash, and covered by no later sync.
     pub fn complete_failing(&self, id: OpId, os_error: i32, lands: Class) -> bool {
         if let Some(flight) = self.shared.lock().medium.flights.iter_mut().find(|flight| flight.id == id) {
-            flight.failure = Some(Failure { os_error, lands });
+            flight.failure = Some(Failure { lands, ..Failure::of(os_error) });
         }
         self.complete(id)
     }
@@ -327,6 +350,7 @@ impl Disk for SimDisk {
     }
 
     fn driver(&self, _depth: usize) -> io::Result<Box<dyn Driver>> {
+        self.shared.lock().begin(OpKind::Driver, "").map_err(to_io)?;
         Ok(Box::new(SimDriver::new(self.shared.clone())))
     }
 
@@ -352,17 +376,7 @@ struct SimFile {
 impl SimFile {
     /// An operation of this file's caller, who waits for it.
     fn flight(&self, kind: FlightKind) -> Flight {
-        Flight {
-            id: 0,
-            driver: None,
-            token: 0,
-            file: 0,
-            open: self.open,
-            inode: self.inode,
-            kind,
-            failure: None,
-            landed: None,
-        }
+        Flight::new(self.open, self.inode, kind)
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -386,16 +400,21 @@ impl SimFile {
 
 impl DiskFile for SimFile {
     fn size(&self) -> io::Result<u64> {
-        let state = self.shared.lock();
-        if state.is_dead { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(state.medium.inodes[self.inode].size()) }
+        let mut state = self.shared.lock();
+        state.begin_on(OpKind::Size, self.inode).map_err(to_io)?;
+        Ok(state.medium.inodes[self.inode].size())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.shared.lock();
-        state.begin_on(OpKind::Read, self.inode).map_err(to_io)?;
+        let fault = state.ask_on(OpKind::Read, self.inode, buf.len()).map_err(to_io)?;
         let block = u64::from(state.options.physical_block_bytes);
         self.check_aligned(block, buf.as_ptr().addr(), Some((offset, buf.len())))?;
-        Ok(state.read(self.inode, buf, offset))
+        let bytes = state.read(self.inode, buf, offset);
+        if let Some(fault) = fault {
+            state.spoil(fault, self.inode, &mut buf[..bytes], offset);
+        }
+        Ok(bytes)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -427,9 +446,7 @@ impl DiskFile for SimFile {
 
     fn try_lock(&self) -> io::Result<bool> {
         let mut state = self.shared.lock();
-        if state.is_dead {
-            return Err(io::Error::from_raw_os_error(EIO));
-        }
+        state.begin_on(OpKind::Lock, self.inode).map_err(to_io)?;
         let holder = *state.medium.inodes[self.inode].lock.get_or_insert(self.open);
         Ok(holder == self.open)
     }

@@ -51,17 +51,8 @@ impl SimDriver {
     fn flight(&self, file: FileId, token: u64, kind: impl FnOnce(bool) -> FlightKind) -> Flight {
         let attached = self.files.iter().find(|attached| attached.id == file);
         let attached = attached.unwrap_or_else(|| panic!("file {file} was never attached to this driver"));
-        Flight {
-            id: 0,
-            driver: Some(self.id),
-            token,
-            file,
-            open: attached.open,
-            inode: attached.inode,
-            kind: kind(attached.durable),
-            failure: None,
-            landed: None,
-        }
+        let kind = kind(attached.durable);
+        Flight { driver: Some(self.id), token, file, ..Flight::new(attached.open, attached.inode, kind) }
     }
 
     /// Remembers a submitted operation. One that fell to a power failure has no id that could complete: it fails at
@@ -96,7 +87,7 @@ impl SimDriver {
     fn completion(&mut self, finished: &Finished) -> Completion {
         let position = self.pending.iter().position(|pending| pending.id == finished.id);
         let pending = self.pending.remove(position.expect("what finished was pending"));
-        let result = finished.os_error.map_or(Ok(()), |number| Err(io::Error::from_raw_os_error(number)));
+        let result = finished.cause.map_or(Ok(()), |cause| Err(cause.to_io()));
         Completion { token: finished.token, result, buffer: pending.buffer }
     }
 
@@ -118,15 +109,16 @@ impl SimDriver {
     }
 }
 
-/// Completes some operations of the driver by chance, in any order.
-fn complete_by_chance(state: &mut State, driver: u64, at_least: usize) {
-    let own = |flight: &&Flight| flight.driver == Some(driver);
-    let mut ids: Vec<OpId> = state.medium.flights.iter().filter(own).map(|flight| flight.id).collect();
+/// Completes some operations of the driver by chance, in any order: none is completed only where none is ready, or where
+/// `at_least` allows it. A short write may be among them and stay. Returns whether anything moved.
+fn complete_by_chance(state: &mut State, driver: u64, at_least: usize) -> bool {
+    let mut ids = state.ready(driver, at_least > 0);
     let count = state.rng.below(ids.len() + 1).max(at_least.min(ids.len()));
     for _ in 0..count {
         let id = ids.swap_remove(state.rng.below(ids.len()));
         state.complete(id);
     }
+    count > 0
 }
 
 impl Driver for SimDriver {
@@ -168,8 +160,12 @@ impl Driver for SimDriver {
         let shared = self.shared.clone();
         let mut state = shared.lock();
         let mode = state.options.mode;
-        if mode == Mode::Random && !state.is_dead && state.finished.iter().all(|finished| finished.driver != self.id) {
-            complete_by_chance(&mut state, self.id, usize::from(wait != PollWait::No));
+        while mode == Mode::Random && !state.is_dead && !state.has_finished(self.id) {
+            let moved = complete_by_chance(&mut state, self.id, usize::from(wait != PollWait::No));
+            // Whoever waits does so until something is complete, not a part of it.
+            if !moved || wait == PollWait::No {
+                break;
+            }
         }
         if self.collect(&mut state, done) {
             return;
@@ -192,17 +188,23 @@ impl Driver for SimDriver {
 }
 
 impl Drop for SimDriver {
-    /// Drains: by chance and by hand alike everything completes, in `Held` mode when somebody says so.
+    /// Drains: by chance and by hand alike everything completes, in `Held` mode and where a fault holds it when somebody
+    /// says so.
     fn drop(&mut self) {
         let shared = self.shared.clone();
         let mut state = shared.lock();
         let mut ignored = Vec::new();
         self.collect(&mut state, &mut ignored);
         while !self.pending.is_empty() {
-            if state.options.mode == Mode::Held && !std::thread::panicking() {
+            let is_held = match state.options.mode {
+                Mode::Held => true,
+                Mode::Random => state.waits_to_be_told(self.id),
+                Mode::Manual => false,
+            };
+            if is_held && !std::thread::panicking() {
                 state = shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else {
-                complete_by_chance(&mut state, self.id, usize::MAX);
+            } else if !complete_by_chance(&mut state, self.id, usize::MAX) {
+                state.release_all(self.id);
             }
             self.collect(&mut state, &mut ignored);
         }

@@ -10,11 +10,14 @@
 //! - Bytes and size persist independently: bytes beyond the size are not readable, size without bytes reads as zeros.
 //! - Names are durable as of the last directory sync; since then there is an ordered list of directory operations.
 //! - Operations in flight are seen by nobody yet. They come after all completed changes.
+//! - What rots does so in every layer that holds the byte; what was never written has no bits that could.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use super::class::Class;
+use crate::disk::transfer::Transfer;
 
 pub(super) type InodeId = usize;
 pub(super) type Content = Arc<Vec<u8>>;
@@ -189,6 +192,53 @@ impl Inode {
         }
     }
 
+    /// The pages that a failed sync or write left in memory are dropped: of those writes, the given units are on the
+    /// medium, and of the rest nothing is left anywhere. Sizes stay as they are known.
+    pub(super) fn drop_stuck_pages(&mut self, on_medium: &Class) {
+        let changes = std::mem::take(&mut self.changes);
+        for Change { edit, standing, completed_at } in changes {
+            match &edit {
+                Edit::Write { offset, data } if standing == Standing::Stuck => {
+                    for run in on_medium.runs(*offset, data.len()) {
+                        let part = Edit::Write { offset: offset + run.start as u64, data: Arc::from(&data[run]) };
+                        self.push(part, completed_at, Standing::Settled);
+                    }
+                }
+                _ => self.push(edit, completed_at, standing),
+            }
+        }
+        self.replay();
+        self.prune();
+    }
+
+    /// A bit of the byte at `at` flips, wherever the byte is held.
+    pub(super) fn flip(&mut self, at: u64, bit: u8) {
+        let flip = |bytes: &mut [u8], at: u64| {
+            if let Some(byte) = bytes.get_mut(at as usize) {
+                *byte ^= 1 << bit;
+            }
+        };
+        // One buffer may serve both contents: without this it would be copied twice.
+        self.current = Content::default();
+        flip(Arc::make_mut(&mut self.durable).as_mut_slice(), at);
+        for change in &mut self.changes {
+            if let Edit::Write { offset, data } = &mut change.edit
+                && (*offset..*offset + data.len() as u64).contains(&at)
+            {
+                flip(Arc::make_mut(data), at - *offset);
+            }
+        }
+        self.replay();
+    }
+
+    /// Makes `current` what the law says it is.
+    fn replay(&mut self) {
+        self.current = self.durable.clone();
+        for change in &self.changes {
+            apply_whole(Arc::make_mut(&mut self.current), &change.edit);
+        }
+    }
+
     /// Makes the file durable as it reads, whatever became of its changes.
     pub(super) fn settle_all(&mut self) {
         self.durable = self.current.clone();
@@ -289,11 +339,38 @@ impl DirOp {
     }
 }
 
+/// What an operation is reported to have failed of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The system says so: an `errno`.
+    Os(i32),
+    /// Whoever carried it out says so.
+    Kind(io::ErrorKind),
+}
+
+impl Cause {
+    pub(super) fn to_io(self) -> io::Error {
+        match self {
+            Cause::Os(number) => io::Error::from_raw_os_error(number),
+            Cause::Kind(kind) => kind.into(),
+        }
+    }
+}
+
 /// Why an operation in flight will be reported as failed, and what of it reaches the file nevertheless.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
-    pub(super) os_error: i32,
+    pub(super) cause: Cause,
+    /// Units of a write that land; of a sync that drops pages, those that had reached the medium.
     pub(super) lands: Class,
+    pub(super) drops_pages: bool,
+}
+
+impl Failure {
+    /// A failure that leaves nothing behind.
+    pub(super) fn of(os_error: i32) -> Failure {
+        Failure { cause: Cause::Os(os_error), lands: Class::Absent, drops_pages: false }
+    }
 }
 
 #[derive(Clone)]
@@ -312,11 +389,52 @@ pub(super) struct Flight {
     pub(super) file: u64,
     /// The open file it goes through: its lock lives at least as long.
     pub(super) open: u64,
+    /// The file of that open file.
+    pub(super) home: InodeId,
+    /// The file it happens to: another one only where it is misdirected.
     pub(super) inode: InodeId,
     pub(super) kind: FlightKind,
     pub(super) failure: Option<Failure>,
     /// What of it can be read already.
     pub(super) landed: Option<Class>,
+    /// A write that transfers only so many bytes, and goes on with the rest.
+    pub(super) takes: Option<usize>,
+    /// How far a write has come that was short before.
+    pub(super) transfer: Option<Transfer>,
+    /// Completions of others that chance lets pass before it completes this one; [`TOLD`]: for ever.
+    pub(super) hold: u64,
+}
+
+/// The hold of an operation that completes only by hand.
+pub(super) const TOLD: u64 = u64::MAX;
+
+impl Flight {
+    /// An operation through an open file, with nothing wrong with it.
+    pub(super) fn new(open: u64, inode: InodeId, kind: FlightKind) -> Flight {
+        Flight {
+            id: 0,
+            driver: None,
+            token: 0,
+            file: 0,
+            open,
+            home: inode,
+            inode,
+            kind,
+            failure: None,
+            landed: None,
+            takes: None,
+            transfer: None,
+            hold: 0,
+        }
+    }
+
+    /// The operation without its process: what a short write has left to do, nobody does.
+    pub(super) fn orphaned(mut self) -> Flight {
+        if let (Some(count), FlightKind::Write { data, .. }) = (self.takes.take(), &mut self.kind) {
+            *data = Arc::from(&data[..count]);
+        }
+        Flight { driver: None, hold: 0, ..self }
+    }
 }
 
 /// Everything that survives the process: files, names, and the operations the kernel still works on.
@@ -366,7 +484,7 @@ impl Medium {
     fn is_referenced(&self, id: InodeId) -> bool {
         self.may_have_a_name(id)
             || self.names.values().any(|&inode| inode == id)
-            || self.flights.iter().any(|flight| flight.inode == id)
+            || self.flights.iter().any(|flight| flight.inode == id || flight.home == id)
     }
 
     /// Whether some crash leaves the file with a name.
@@ -385,8 +503,8 @@ impl Medium {
         self.dir_ops.clear();
     }
 
-    /// Ends the operation at `position` of the flights, as it was fated, and returns it with its error.
-    pub(super) fn finish(&mut self, position: usize) -> (Flight, Option<i32>) {
+    /// Ends the operation at `position` of the flights, as it was fated.
+    pub(super) fn finish(&mut self, position: usize) -> Flight {
         let flight = self.flights.remove(position);
         let at = self.tick();
         let inode = &mut self.inodes[flight.inode];
@@ -398,10 +516,14 @@ impl Medium {
                 inode.land(*offset, data, &failure.lands, at, Standing::Stuck);
             }
             (FlightKind::Sync { began_at }, None) => inode.sync(*began_at),
-            (FlightKind::Sync { began_at }, Some(_)) => inode.sync_failed(*began_at),
+            (FlightKind::Sync { began_at }, Some(failure)) => {
+                inode.sync_failed(*began_at);
+                if failure.drops_pages {
+                    inode.drop_stuck_pages(&failure.lands);
+                }
+            }
         }
-        let os_error = flight.failure.as_ref().map(|failure| failure.os_error);
-        (flight, os_error)
+        flight
     }
 
     /// Bytes of all files that have a name or are open.

@@ -1,5 +1,5 @@
 //! A simulated disk, for testing what survives: writes and durable bytes kept apart, completions in any order,
-//! crashes into any legal image, faults and damage by rule. Everything follows from one seed.
+//! crashes into any legal image, faults and damage by rule or by chance. Everything follows from seeds.
 //!
 //! [`SimDisk`] implements [`Disk`](crate::disk::Disk) and hands out simulated files and drivers, so the whole log runs
 //! over it, with threads ([`Mode::Random`], [`Mode::Held`]) or stepped by an explorer on one thread
@@ -13,13 +13,35 @@
 //! | any other completed write | any subset of its 512-byte units, until a sync that began after it completed | yes |
 //! | write in flight | any subset of its units | any subset, or still queued |
 //! | size of a file that grew or was emptied | either size, independently of the bytes, until a sync | yes |
+//! | extents: bytes in space that was only allocated | as any write: a unit whose extent is lost reads as zeros | yes |
 //! | create, rename, remove | each on its own kept or undone, until a directory sync | yes |
 //! | what a failed sync should have covered | any subset, whatever syncs follow | yes |
 //! | lock | no | only while a write of that open file is queued |
 //!
-//! Deliberately unknown: the page cache and its coherence with direct access, sub-directories, media that lose what
-//! was durable (that is what the damage calls are for), and how a real file system orders its journal: the simulated
-//! directory forgets in any combination.
+//! Deliberately unknown: the page cache and its coherence with direct access, sub-directories, old content of other files
+//! in fresh extents (ext4, XFS and Btrfs show zeros), interrupted system calls, and how a real file system orders its
+//! journal: the simulated directory forgets in any combination.
+//!
+//! # What can go wrong, and what a log can promise then
+//!
+//! By rule ([`SimDisk::fail`]: the n-th operation of a kind, once or for good, on one file or any) or by chance
+//! ([`SimDisk::fail_by_chance`]: rates and a seed). Both count operations, so that a failing run fails again;
+//! [`SimDisk::struck`] tells what happened.
+//!
+//! | fault | what it does | what a log can promise |
+//! |---|---|---|
+//! | [`FaultRule::io_error`], [`FaultRule::new`] | any kind of call fails; of a write, any units may land | nothing acknowledged is lost; a failed write or sync is final; a failed open changes nothing |
+//! | [`FaultRule::no_space`], [`SimDisk::set_capacity`] | calls that need room fail | the same; an error before an index is given; it goes on once there is room |
+//! | [`FaultRule::short_write`] | a write transfers a part, and goes on as the real drivers do, with a crash point between | nothing shows; if it gets nowhere, it is a failed write |
+//! | [`FaultRule::slow`], [`FaultRule::held`] | a write or sync completes after others, or when told | acknowledgements wait, and keep their order |
+//! | [`FaultRule::dropping_pages`], [`SimDisk::drop_failed_pages`] | after a failed sync, reads show the old content; without it, the new, which no later sync makes durable | as for a failed sync: what recovery shows it first writes again |
+//! | [`FaultRule::bit_rot`], [`SimDisk::rot_bit`] | a bit is wrong on the medium | an error, never other data; what nothing witnesses (the last frames before a crash) may be taken for torn |
+//! | [`FaultRule::bit_error`] | a bit is wrong on the way, once | it is read again, or an error; nothing is cut, nothing written back |
+//! | [`FaultRule::misdirected`] write | it lands elsewhere: its own place keeps the old bytes, other bytes are overwritten | as for rot, at both places |
+//! | [`FaultRule::misdirected`] read | another place's bytes, once | as for a bit error |
+//! | [`SimDisk::edit_file`] and the other damage | any change of any file | a value or a typed error |
+//!
+//! Under lies no log can keep what it acknowledged: only one copy exists. It can refuse to call something else that copy.
 //!
 //! # The explorer
 //!
@@ -54,6 +76,8 @@ mod driver;
 mod exhaust;
 mod explore;
 mod fault;
+#[cfg(test)]
+mod fault_tests;
 mod history;
 mod judge;
 mod local;
@@ -74,6 +98,6 @@ pub use class::{Class, UNIT_BYTES};
 pub use crash::{CrashPoint, Fates, Landing, Loose, LooseEnd};
 pub use disk::{InFlight, Mode, OpId, SimDisk, SimOptions};
 pub use explore::{RealCheck, Summary, Violation, explore, explore_until, explore_with};
-pub use fault::{Counters, FaultRule, OpKind};
+pub use fault::{Counters, Fault, FaultRates, FaultRule, OpKind, Struck};
 pub use local::{Contents, LocalLog};
 pub use rng::Rng;

@@ -9,49 +9,49 @@ use std::time::Duration;
 use super::*;
 use crate::disk::{Access, AlignedBuf, Completion, Disk, DiskFile, Driver, Operation, PollWait};
 
-const BLOCK: usize = 4096;
-const DURABLE: Access = Access::Segment { durable: true };
-const LOOSE: Access = Access::Segment { durable: false };
+pub(super) const BLOCK: usize = 4096;
+pub(super) const DURABLE: Access = Access::Segment { durable: true };
+pub(super) const LOOSE: Access = Access::Segment { durable: false };
 
 /// An aligned buffer of one block filled with one byte.
-fn block(byte: u8) -> AlignedBuf {
+pub(super) fn block(byte: u8) -> AlignedBuf {
     let mut buffer = AlignedBuf::zeroed(BLOCK);
     buffer.fill(byte);
     buffer
 }
 
 /// A disk with a durable file `a` of four zero blocks.
-fn disk_with_a(disk: SimDisk) -> SimDisk {
+pub(super) fn disk_with_a(disk: SimDisk) -> SimDisk {
     disk.write_file("a", &[0; 4 * BLOCK]).unwrap();
     disk
 }
 
-fn write_op(token: u64, offset: u64, byte: u8) -> Operation {
+pub(super) fn write_op(token: u64, offset: u64, byte: u8) -> Operation {
     Operation::Write { token, file: 1, offset, buffer: block(byte), bytes: BLOCK }
 }
 
 /// A driver with the file `a` attached as file 1.
-fn driver_on_a(disk: &SimDisk, access: Access) -> (Box<dyn Driver>, Arc<dyn DiskFile>) {
+pub(super) fn driver_on_a(disk: &SimDisk, access: Access) -> (Box<dyn Driver>, Arc<dyn DiskFile>) {
     let file = disk.open("a", access).unwrap();
     let mut driver = disk.driver(4).unwrap();
     driver.attach(1, file.clone()).unwrap();
     (driver, file)
 }
 
-fn poll(driver: &mut dyn Driver) -> Vec<Completion> {
+pub(super) fn poll(driver: &mut dyn Driver) -> Vec<Completion> {
     let mut done = Vec::new();
     driver.poll(PollWait::No, &mut done);
     done
 }
 
 /// Which units of the block at `offset` of file `a` hold `byte`, as a string of `x` and `.`.
-fn units(disk: &SimDisk, offset: usize, byte: u8) -> String {
+pub(super) fn units(disk: &SimDisk, offset: usize, byte: u8) -> String {
     let content = disk.contents("a").unwrap();
     let unit = |unit: &[u8]| if unit.iter().all(|&it| it == byte) { 'x' } else { '.' };
     content[offset..offset + BLOCK].chunks(UNIT_BYTES).map(unit).collect()
 }
 
-fn read(file: &dyn DiskFile, bytes: usize) -> Vec<u8> {
+pub(super) fn read(file: &dyn DiskFile, bytes: usize) -> Vec<u8> {
     let mut buffer = AlignedBuf::zeroed(bytes);
     let read = file.read_at(&mut buffer[..bytes], 0).unwrap();
     buffer[..read].to_vec()
