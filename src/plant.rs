@@ -39,6 +39,8 @@ pub(crate) enum Plant {
     NamesNotSynced,
     /// Believe what reads back: write no kept frame again.
     KeptNotWrittenAgain,
+    /// Write a kept frame again without another look at its head.
+    HeadWrittenUnread,
     /// Hand out the log before the open frame is synced.
     OpenFrameNotSynced,
     /// Leave dead first frames in the spares.

@@ -811,6 +811,11 @@ impl<'a> Recovery<'a> {
             }
             let bytes = reader.bytes(kept.offset, u64::from(kept.head.frame_bytes));
             let bytes = bytes.map_err(Error::io("read", &path))?;
+            // A long frame's head was verified as it came with an earlier read than the one that is written now.
+            let is_kept = Head::decode(bytes, kept.head.salt) == HeadRead::Head(kept.head);
+            if !is_kept && !planted(Plant::HeadWrittenUnread) {
+                return Err(self.corrupt(kept.segment, kept.offset, "a head reads otherwise the second time"));
+            }
             file.write_at(bytes, kept.offset).map_err(Error::io("write again", &path))?;
             self.report.frames_rewritten += 1;
             if !touched.contains(&kept.segment) {

@@ -13,7 +13,7 @@ use crate::entry::LogEntry;
 use crate::format::frame::{self, Epoch, FrameKind, FrameSpec, Head, HeadRead};
 use crate::format::segment::SegmentHeader;
 use crate::format::{Salted, names};
-use crate::sim::{Class, Contents, CrashPoint, Landing, LocalLog, Loose, LooseEnd, SimDisk};
+use crate::sim::{Class, Contents, CrashPoint, FaultRule, Landing, LocalLog, Loose, LooseEnd, SimDisk};
 
 fn config() -> Config {
     Config::default().block_bytes(Some(512)).segment_bytes(24 * 512).frame_bytes_max(512).lock_wait(Duration::ZERO)
@@ -353,4 +353,25 @@ fn a_segment_full_of_forged_heads_is_read_a_few_times_and_not_once_for_each_of_t
         let read = disk.counters().bytes_read - before.bytes_read;
         assert!(read > SEGMENT && read < 4 * SEGMENT, "{} segments were read", read as f64 / SEGMENT as f64);
     }
+}
+
+/// Of a long frame the head is read first, and then all of it. A bit of the head that was wrong in the second read only
+/// was written over the frame, which was whole and acknowledged.
+#[test]
+fn a_bit_that_is_wrong_once_in_the_head_of_a_kept_frame_is_not_written_over_it() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    append(&mut log, &[entry(1, 1, 3000)]);
+    let expected = log.contents().unwrap();
+    drop(log);
+    let crashed = disk.crash_point();
+    let mut opened = 0;
+    for (nth, bit) in (1..40).flat_map(|nth| (0..88 * 8).step_by(61).map(move |bit| (nth, bit))) {
+        let image = crashed.lose_all();
+        image.fail(FaultRule::bit_error(nth, bit));
+        opened += u64::from(LocalLog::open(&image, config(), 2).is_ok());
+        image.clear_faults();
+        assert_eq!(open(&image, 3).contents().unwrap(), expected, "bit {bit} of read {nth}");
+    }
+    assert!(opened > 0, "not every wrong bit is an error");
 }

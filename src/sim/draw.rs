@@ -40,6 +40,8 @@ pub(super) struct Temper {
     pub(super) is_eager: bool,
     /// Whether operations fail now and then.
     pub(super) is_failing: bool,
+    /// Whether writes come short now and then.
+    pub(super) is_short: bool,
     /// Whether the block size changes from life to life.
     is_mixed: bool,
     /// Whether the other settings change from life to life.
@@ -62,6 +64,7 @@ impl Temper {
             tends: one_of(rng, &[1, 3, 10]),
             is_eager: rng.one_in(2),
             is_failing: rng.one_in(4),
+            is_short: rng.one_in(4),
             is_mixed: rng.one_in(8),
             is_fickle: rng.one_in(3),
             is_forging: rng.one_in(8),

@@ -163,6 +163,12 @@ pub struct Summary {
     pub failing_recoveries: u64,
     /// Those of them that it made fail.
     pub failed_recoveries: u64,
+    /// Recoveries in which a read was to return wrong bytes.
+    pub lied_to: u64,
+    /// Those of them that gave an error.
+    pub lies_noticed: u64,
+    /// Writes that were to take a part at first.
+    pub short_writes: u64,
     /// Pieces of housekeeping in which an operation was to fail.
     pub failing_housekeeping: u64,
     /// Times that a living log was read whole.

@@ -16,7 +16,7 @@ use super::crash::CrashPoint;
 use super::disk::SimDisk;
 use super::draw::{Drawer, Temper, payload};
 use super::explore::{RealCheck, Summary};
-use super::fault::EIO;
+use super::fault::{EIO, FaultRule};
 use super::judge::{Effort, Finding, Judge, Promise, draw_fault};
 use super::local::LocalLog;
 use super::model::Refused;
@@ -350,6 +350,12 @@ impl<'a> History<'a> {
 
     fn pump(&mut self, log: &mut LocalLog) -> Result<(), Finding> {
         self.trace.push(Step::Pump);
+        if self.temper.is_short && self.rng.one_in(3) {
+            let bytes = 1 + self.rng.below(6) * 256;
+            self.trace.push(Step::Short { bytes });
+            self.sim.fail(FaultRule::short_write(1, bytes));
+            self.judge.summary.short_writes += 1;
+        }
         if self.rng.one_in(2) {
             // As the writer thread decides it: time passes, from none to many writes' worth.
             let passed_ns = 1 << self.rng.below(24);
@@ -440,6 +446,12 @@ impl<'a> History<'a> {
         let (acknowledged, _) = log.progress();
         let refused = log.collect();
         self.sim.complete_all();
+        if self.rng.one_in(2) {
+            // The kernel gives up the pages that it could not write: what was written a moment ago reads as before.
+            let on_medium = Class::random(one.bytes.div_ceil(512), &mut self.rng);
+            self.trace.push(Step::PagesDropped);
+            self.sim.drop_failed_pages(on_medium);
+        }
         let refused_later = log.collect();
         if !matches!((refused, refused_later), (Err(Error::Poisoned(_)), Err(Error::Poisoned(_)))) {
             return Err(failed("poisoning", "a failed write or sync leaves the log writable"));

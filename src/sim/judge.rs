@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::class::Class;
@@ -19,6 +20,7 @@ use super::rng::Rng;
 use super::tale::Tale;
 use crate::config::{Config, Durability, Verify};
 use crate::error::Error;
+use crate::format::frame::HEAD_BYTES;
 use crate::log::Log;
 
 /// One state in so many is also opened by the [`RealCheck`].
@@ -188,6 +190,9 @@ impl Judge<'_> {
         if depth == 0 && self.rng.one_in(12) {
             self.fail_in_recovery(point, fates, tale, floor)?;
         }
+        if depth == 0 && self.rng.one_in(10) {
+            self.lie_in_recovery(point, fates, tale, floor)?;
+        }
         if depth == 0 && self.rng.one_in(6) { self.damage(point, fates, tale) } else { Ok(()) }
     }
 
@@ -347,6 +352,31 @@ impl Judge<'_> {
         }
     }
 
+    /// Lets a read of a recovery return wrong bytes, once: that is an error or makes no difference, nothing is cut or
+    /// written back for it, and the next open finds everything.
+    fn lie_in_recovery(&mut self, point: &CrashPoint, fates: &[Class], tale: &Tale, floor: u64) -> Result<(), Finding> {
+        let image = point.image(fates);
+        let rule = draw_lie(&mut self.rng, &image);
+        let story = format!("{rule:?} during recovery");
+        image.fail(rule);
+        self.summary.lied_to += 1;
+        let outcome = self.open_plainly(&image);
+        image.clear_faults();
+        let ended = outcome.as_ref().map_or_else(|error| error.to_string(), |_| "the log opened".into());
+        let left = image.copy_at_rest();
+        let place = || format!("{}{story}: {ended}\n{}", told_place("", point, fates), portray(&left));
+        let finding = |why: String| Finding::new(Promise::Fails, why, place());
+        match outcome {
+            Ok((log, found)) => {
+                drop(log);
+                tale.matching(floor, &found).map_err(|why| finding(not_a_prefix(&why)))?;
+            }
+            Err(_) => self.summary.lies_noticed += 1,
+        }
+        let (_, found) = self.recover(&image).map_err(|why| finding(format!("after a wrong read, {why}")))?;
+        tale.matching(floor, &found).map(drop).map_err(|why| finding(not_a_prefix(&why)))
+    }
+
     /// Kills the process instead, recovers on the same medium, and then lets the power fail.
     pub(super) fn kill(&mut self, point: &CrashPoint, tale: &Tale) -> Result<(), Finding> {
         let mut rng = Rng::new(self.rng.next_u64());
@@ -415,7 +445,8 @@ impl Judge<'_> {
         }
     }
 
-    /// Flips a bit or zeroes a unit, and tells the frame up to which the log must be as it was or refuse.
+    /// Damages a place: a bit flips, a unit becomes zeros or holds what belongs elsewhere. Tells the frame up to which the
+    /// log must be as it was, or refuse. More than a unit could be a frame and its witness at once.
     fn harm(&mut self, image: &SimDisk, tale: &Tale) -> Option<(String, u64)> {
         let derived = self.rng.one_in(8);
         let wanted = if derived { ".idx" } else { ".seg" };
@@ -425,15 +456,30 @@ impl Judge<'_> {
         let content = image.contents(name).ok()?;
         let used = content.iter().rposition(|&byte| byte != 0)? + 1;
         let at = self.rng.below(used) as u64;
-        let unit = at - at % 512..(at - at % 512 + 512).min(content.len() as u64);
+        let range = at - at % 512..(at - at % 512 + 512).min(content.len() as u64);
         drop(content);
-        let what = match self.rng.one_in(2) {
-            true => image.flip_bit(name, at, self.rng.below(8) as u8).map(|()| "a bit flipped"),
-            false => image.zero_range(name, unit).map(|()| "a unit zeroed"),
+        let what = match self.rng.below(4) {
+            0 => image.rot_bit(name, at, self.rng.below(8) as u8).map(|()| "a bit rotten".into()),
+            1 => image.flip_bit(name, at, self.rng.below(8) as u8).map(|()| "a bit flipped".into()),
+            2 => image.zero_range(name, range.clone()).map(|()| format!("zeros for {range:?}")),
+            _ => self.misplace(image, name, range),
         };
         // An index file is derived: its damage changes nothing at all.
         let floor = if derived { tale.durable } else { tale.witnessed };
         Some((format!("{} at byte {at} of {name}\n", what.ok()?), floor))
+    }
+
+    /// Overwrites a range with what stands elsewhere, as a misdirected write does.
+    fn misplace(&mut self, image: &SimDisk, name: &str, range: Range<u64>) -> io::Result<String> {
+        let names: Vec<Arc<str>> = image.file_names().into_iter().filter(|name| name.ends_with(".seg")).collect();
+        let from = &names[self.rng.below(names.len())];
+        let content = image.contents(from)?;
+        let bytes = (range.end - range.start) as usize;
+        let at = 512 * self.rng.below(1 + content.len().saturating_sub(bytes) / 512);
+        let other = content[at.min(content.len())..(at + bytes).min(content.len())].to_vec();
+        drop(content);
+        image.edit_range(name, range.start..range.start + other.len() as u64, |place| place.copy_from_slice(&other))?;
+        Ok(format!("{bytes} bytes of {from} at byte {at} for {range:?}"))
     }
 
     fn try_real(&mut self, point: &CrashPoint, fates: &[Class], found: &Contents) -> Result<(), String> {
@@ -515,6 +561,24 @@ pub(super) fn draw_fault(rng: &mut Rng, most: usize) -> (FaultRule, String) {
     let nth = 1 + rng.below(most) as u64;
     let rule = FaultRule::new(kind, nth, os_error).landing(Class::random(8, rng));
     (rule, format!("{kind:?} {nth} from now fails with error {os_error}"))
+}
+
+/// A read that is to return wrong bytes: with a bit flipped, or another place's.
+fn draw_lie(rng: &mut Rng, image: &SimDisk) -> FaultRule {
+    let nth = 1 + rng.below(24) as u64;
+    if rng.one_in(2) {
+        // Any of what is read, or of the head that a frame begins with.
+        let bits = if rng.one_in(2) { 8 * HEAD_BYTES as u64 } else { u64::MAX };
+        return FaultRule::bit_error(nth, rng.next_u64() % bits);
+    }
+    let names = image.file_names();
+    let other = names.get(rng.below(names.len().max(1))).filter(|_| rng.one_in(2));
+    let bytes = other.or(names.first()).and_then(|name| image.contents(name).ok()).map_or(0, |content| content.len());
+    let rule = FaultRule::misdirected(OpKind::Read, nth, 512 * rng.below(1 + bytes / 512) as u64);
+    match other {
+        Some(name) => rule.to(name),
+        None => rule,
+    }
 }
 
 /// Opens an image for reading, which must write nothing, and compares what is there with what a writing open found.

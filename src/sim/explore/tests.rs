@@ -45,6 +45,12 @@ fn check_is_interesting(summary: &Summary) {
     assert!([truncations_across, several_in_flight, rolling_in_flight].iter().all(|&count| count > 20));
     assert!([cuts, rewrites, clean_opens, crash_points_in_recovery, kills].iter().all(|&count| count > 1000));
     assert!(kills_with_queued_writes > 100 && poisoned > 5 && damage_noticed > 1000 && in_flight_max >= 3);
+    let Summary { read_only_looks, failing_recoveries, lied_to, without_indexes, stale_indexes, .. } = *summary;
+    let Summary { failed_recoveries, lies_noticed, failing_housekeeping, short_writes, reads, .. } = *summary;
+    assert!([read_only_looks, failing_recoveries, lied_to].iter().all(|&count| count > 1000), "{summary:#?}");
+    assert!([without_indexes, stale_indexes, failed_recoveries, lies_noticed].iter().all(|&count| count > 100));
+    assert!([failing_housekeeping, short_writes, reads].iter().all(|&count| count > 50));
+    assert!(summary.relieved > 2 && summary.exhausted > 3 && summary.exhausted_images > 500);
     let classes = [torn_absent, torn_head, torn_tail, torn_one_missing, torn_scattered, torn_whole];
     assert!(classes.iter().all(|&count| count > 500));
 }
@@ -163,6 +169,7 @@ finds! {
     it_can_fail_slot_ignored: SlotIgnored,
     it_can_fail_names_not_synced: NamesNotSynced,
     it_can_fail_kept_not_written_again: KeptNotWrittenAgain,
+    it_can_fail_head_written_unread: HeadWrittenUnread,
     it_can_fail_open_frame_not_synced: OpenFrameNotSynced,
     it_can_fail_spares_not_cleared: SparesNotCleared,
     // Space.

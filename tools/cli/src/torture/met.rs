@@ -38,6 +38,7 @@ fn counts(summary: &Summary) -> impl Iterator<Item = (&'static str, u64, Fold)> 
         torn_absent SUM, torn_head SUM, torn_tail SUM, torn_one_missing SUM, torn_scattered SUM, torn_whole SUM,
         kills SUM, kills_with_queued_writes SUM, poisoned SUM, full SUM, damaged SUM, damage_noticed SUM,
         rolls SUM, sealed SUM, dropped SUM, recycled SUM, marks SUM, truncations SUM, truncations_across SUM,
+        lied_to SUM, lies_noticed SUM, short_writes SUM,
         reads SUM, read_only_looks SUM, without_indexes SUM, stale_indexes SUM,
         failing_recoveries SUM, failed_recoveries SUM, failing_housekeeping SUM, relieved SUM, exhausted SUM,
         exhausted_images SUM, real_checks SUM,
