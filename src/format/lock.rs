@@ -35,12 +35,12 @@ pub struct Slot {
 }
 
 /// What the bytes of a slot are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SlotRead {
     /// Never written, torn or damaged: no witness.
     Absent,
-    /// A slot that verifies, of a version this crate does not know.
-    Version(u32),
+    /// A slot that verifies, of a version this crate does not know: its number, or what it has that no slot has here.
+    Newer(String),
     /// A slot.
     Slot(Slot),
 }
@@ -64,10 +64,9 @@ impl Slot {
             return SlotRead::Absent;
         }
         match u32_at(bytes, 8) {
-            // Its reserved bytes are zero, or this version did not write it.
-            FORMAT_VERSION if u32_at(bytes, 12) != 0 => SlotRead::Absent,
+            FORMAT_VERSION if u32_at(bytes, 12) != 0 => SlotRead::Newer("unknown fields in a slot".into()),
             FORMAT_VERSION => SlotRead::Slot(Slot { log_id: array_at(bytes, 16), watermark: u64_at(bytes, 32) }),
-            version => SlotRead::Version(version),
+            version => SlotRead::Newer(format!("format version {version}")),
         }
     }
 }
@@ -94,11 +93,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_with_something_in_its_reserved_bytes_is_no_witness() {
+    fn a_slot_with_something_in_its_reserved_bytes_is_a_newer_versions() {
         let mut bytes = Slot { log_id: [9; 16], watermark: 77 }.encode();
         bytes[13] = 1;
         let checksum = checksum(&bytes);
         put(&mut bytes, 40, &checksum.to_le_bytes());
-        assert_eq!(Slot::decode(&bytes), SlotRead::Absent);
+        assert!(matches!(Slot::decode(&bytes), SlotRead::Newer(_)));
     }
 }

@@ -138,9 +138,7 @@ fn read_slots(file: &dyn DiskFile, disk: &dyn Disk) -> Result<(Option<Slot>, usi
         file.read_at(&mut bytes, offset).map_err(Error::io("read", &path))?;
         match Slot::decode(&bytes) {
             SlotRead::Absent => {}
-            SlotRead::Version(version) => {
-                return Err(Error::Unsupported { file: path, offset, what: format!("format version {version}") });
-            }
+            SlotRead::Newer(what) => return Err(Error::Unsupported { file: path, offset, what }),
             SlotRead::Slot(slot) if best.0.is_none_or(|old| old.watermark < slot.watermark) => best = (Some(slot), at),
             SlotRead::Slot(_) => {}
         }
