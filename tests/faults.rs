@@ -71,22 +71,27 @@ fn a_write_that_stays_short_poisons_the_log_and_keeps_what_was_acknowledged() {
 }
 
 #[test]
-fn slow_and_short_writes_of_several_producers_break_no_promise_wherever_the_power_fails() {
+fn slow_and_short_writes_and_syncs_of_several_producers_break_no_promise_wherever_the_power_fails() {
     let mut struck = 0;
     for seed in 0..40 {
+        let durability = if seed % 2 == 0 { Durability::Sync } else { Durability::None };
+        let config = tiny().frames_in_flight(4).durability(durability);
         let disk = SimDisk::new(seed);
-        let log = open_sim(&disk, tiny().frames_in_flight(4));
+        let log = open_sim(&disk, config.clone());
         disk.fail_by_chance(FaultRates { short_writes: 3, slow: 3, ..FaultRates::default() }, seed);
         disk.power_off_after(40 + Rng::new(seed).below(200) as u64);
-        let acked = Mutex::new(Vec::new());
+        let safe = Mutex::new(Vec::new());
         thread::scope(|scope| {
             for producer in 0..4u64 {
-                let (log, acked) = (&log, &acked);
+                let (log, safe) = (&log, &safe);
                 scope.spawn(move || {
                     for number in 0..60 {
                         let text = payload(producer * 1000 + number);
                         let Ok(index) = log.append(text.clone()) else { return };
-                        acked.lock().unwrap().push((index, text));
+                        // Without durable writes an acknowledgement promises nothing, but a sync does.
+                        if durability == Durability::Sync || log.sync().is_ok_and(|durable| durable >= Some(index)) {
+                            safe.lock().unwrap().push((index, text));
+                        }
                     }
                 });
             }
@@ -95,8 +100,8 @@ fn slow_and_short_writes_of_several_producers_break_no_promise_wherever_the_powe
         struck += disk.struck().len();
         for image_seed in 0..4 {
             let image = disk.crash_point().random_image(image_seed);
-            let log = open_sim(&image, tiny());
-            for (index, text) in acked.lock().unwrap().iter() {
+            let log = open_sim(&image, config.clone());
+            for (index, text) in safe.lock().unwrap().iter() {
                 assert_eq!(log.get(*index).unwrap().command, text[..], "seed {seed}, image {image_seed}");
             }
         }
@@ -272,6 +277,29 @@ fn what_a_failed_sync_left_in_memory_may_vanish_and_nothing_acknowledged_with_it
         assert!(found.len() >= 9 && found == (1..20).map(payload).collect::<Vec<_>>()[..found.len()], "{seed}");
         assert_eq!(found, survivors(&disk, &tiny()), "and what is shown once stays");
     }
+}
+
+#[test]
+fn a_segment_whose_loss_of_its_name_could_not_be_synced_is_not_made_another_under_that_name() {
+    let mut struck = 0;
+    for (kind, nth) in
+        [OpKind::SyncDir, OpKind::Rename].into_iter().flat_map(|kind| (1..14).map(move |nth| (kind, nth)))
+    {
+        let disk = SimDisk::new(nth);
+        let mut log = disk.open_log(tiny()).unwrap();
+        disk.fail(FaultRule::no_space(kind, nth));
+        for index in 1..150 {
+            assert_eq!(log.append(payload(index)).unwrap(), index);
+            if index % 15 == 0 {
+                log.compact(index - 3).unwrap();
+            }
+            let image = disk.crash_point().lose_all();
+            let found = image.open_log(tiny()).unwrap_or_else(|error| panic!("{kind:?} {nth}, entry {index}: {error}"));
+            assert_eq!(found.get(index).unwrap().command, payload(index)[..]);
+        }
+        struck += disk.struck().len();
+    }
+    assert!(struck > 15, "{struck} faults struck");
 }
 
 #[test]

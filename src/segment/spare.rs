@@ -3,7 +3,7 @@
 //! The order is what makes a crash harmless at every step:
 //!
 //! 1. A file to recycle first loses its segment name (rename to a temporary one, directory synced): from here on no
-//!    recovery can take it for what it was.
+//!    recovery can take it for what it was. Where that sync fails, the file is left alone for good.
 //! 2. Bytes, then header, then sync: the header is durable before the file has a segment name, so a named segment whose
 //!    header does not verify is damaged, never half made.
 //! 3. The lock is taken through the descriptor that will write the segment, then comes the rename, then the sync of the
@@ -85,8 +85,8 @@ pub(crate) fn recycle(disk: &dyn Disk, old: u64, header: &SegmentHeader, durable
     let temporary = names::temporary(&names::segment(header.sequence));
     let old_path = disk.path_of(&names::segment(old));
     disk.rename(&names::segment(old), &temporary).map_err(Error::io("rename", &old_path))?;
-    disk.sync_dir().map_err(Error::io("sync", disk.path()))?;
-    let made = publish(disk, &temporary, header, durable_writes);
+    let synced = disk.sync_dir().map_err(Error::io("sync", disk.path()));
+    let made = synced.and_then(|()| publish(disk, &temporary, header, durable_writes));
     if made.is_err() {
         let _ = disk.remove(&temporary);
     }
@@ -117,6 +117,12 @@ fn fill(
     };
     // Asked before anything is done: making and allocating a file would be felt as well.
     let Some(mut piece) = pacer(0) else { return Ok(false) };
+    // A left-over may be a segment to be recycled, of whose old name a crash can still undo the loss: it is not emptied,
+    // or it would be empty under that name.
+    match disk.remove(temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(full("remove")(error)),
+        _ => {}
+    }
     let file = disk.open(temporary, Access::CreateSegment).map_err(full("create"))?;
     file.allocate(header.segment_bytes).map_err(full("allocate"))?;
     let mut offset = 0;

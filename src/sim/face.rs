@@ -206,16 +206,20 @@ impl LocalLog {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`]; [`Error::Poisoned`] after a failed write or sync. A spare that finds no room is no error before it
-    /// is needed.
+    /// [`Error::Poisoned`] where a spare could not be made, or after a failed write or sync. An index file that cannot be
+    /// written is none, nor is a spare that finds no room before it is needed.
     pub fn tend(&mut self) -> Result<()> {
-        while self.seal_one()? {}
+        // Where its file cannot be written, the index stays in memory.
+        while self.seal_one().is_ok_and(|sealed| sealed) {}
         while self.drop_one()? {}
         loop {
             match self.prepare_spare() {
                 Ok(true) => {}
-                Err(error) if !error.is_out_of_space() => return Err(error),
-                _ => break,
+                Ok(false) => break,
+                Err(error) => match self.without_spare(error) {
+                    Error::NoSpace => break,
+                    poisoned => return Err(poisoned),
+                },
             }
         }
         while self.remove_dropped()? {}

@@ -248,7 +248,11 @@ impl LocalLog {
                 Ok(accepted) => return Ok(accepted),
                 Err(Refusal::Error(error)) => return Err(error),
                 Err(Refusal::NeedTerm(index)) => hints.push((index, self.stored_term(index)?)),
-                Err(Refusal::NoRoom) => self.add_spare()?,
+                Err(Refusal::NoRoom) => {
+                    if let Err(error) = self.add_spare() {
+                        return Err(self.without_spare(error));
+                    }
+                }
             }
         }
     }
@@ -418,6 +422,15 @@ impl LocalLog {
         while let Some((_, watermark)) = self.watermarks.pop_front_if(|(number, _)| *number <= progress.durable) {
             self.witnessed = self.witnessed.max(watermark);
         }
+    }
+
+    /// What callers are told where a spare could not be made: what is no lack of space is final, as a failed write is.
+    pub(super) fn without_spare(&mut self, error: Error) -> Error {
+        if error.is_out_of_space() {
+            return Error::NoSpace;
+        }
+        self.pipeline.poison();
+        Error::Poisoned(self.poison.get_or_insert_with(|| Arc::new(error)).clone())
     }
 
     /// Whether a write or sync failed.
