@@ -217,8 +217,8 @@ fn an_index_file_damaged_under_an_open_log_gives_the_same_answers() {
     }
 }
 
-/// Whoever made it knew the segment: the file verifies and names the segment as it is. Only it leaves entries out, or has
-/// some that are not there.
+/// Whoever made it knew the segment: the file verifies and names the segment as it is. Only it leaves entries out, or
+/// has some that are not there.
 #[test]
 fn an_index_file_that_verifies_and_tells_of_other_entries_is_not_believed() {
     let (_, disk) = histories().swap_remove(0);

@@ -156,7 +156,7 @@ impl Ledger {
         let State { first, next, .. } = self.outline.state;
         let mut end = first;
         let mut live = self.ranges.iter().map(|segment| &segment.live).filter(|live| !live.is_empty());
-        let joins = live.all(|live| std::mem::replace(&mut end, Some(live.end)) == Some(live.start));
+        let joins = live.all(|live| end.replace(live.end) == Some(live.start));
         joins && (first.is_none() || end == next)
     }
 

@@ -27,6 +27,8 @@
 //! | 4 compact | last index dropped | its term | none |
 //! | 5 delete meta | 0 | 0 | key |
 //!
+//! Fields that a kind has no use for are zero.
+//!
 //! What is checked by what: the head checksum covers bytes 0..84 of the head; the headers checksum covers the base and
 //! then every operation header in order; each operation's checksum covers the first 36 bytes of its header and its
 //! payload. So the chain (the checksum of the previous frame's head) covers everything, each payload is read once, and

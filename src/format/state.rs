@@ -7,7 +7,7 @@
 //!                                                                                                       key, value
 //! ```
 //!
-//! followed by zeros to a multiple of 8. First and next index enclose the live entries; the first one is said because
+//! followed by zeros to a multiple of 8. Without a compaction point its term is 0. First and next index enclose the live entries; the first one is said because
 //! the segments before may be gone, and whether a later truncation or compaction leaves an entry depends on it. The
 //! pairs are the hard state, sorted by key. A base needs no checksum of its own: the head of its frame covers it.
 

@@ -5,9 +5,12 @@
 //! - looking writes nothing, and an open that fails changes no file of the log;
 //! - what one open shows, the next one shows, also after a power failure right behind the first; only where there is
 //!   damage that a full verification meets and the first open did not look at, the next one may meet it: an open that
-//!   cuts a torn frame at the start of a segment takes away what proved the segment before, and the next walk is longer;
+//!   cuts a torn frame at the start of a segment takes away what proved the segment before, and the next walk is
+//!   longer;
 //! - an index file makes no difference to a full verification;
 //! - what opens takes an append (or refuses it with a reason), closes, and opens again with it.
+//!
+//! What a log left, in a crash or a close, opens.
 //!
 //! And where nothing was forged, that is, where every checksum is as the log or the damage left it:
 //!
@@ -44,6 +47,7 @@ pub fn open_directory(input: &[u8]) {
     }
     let full = try_all(&image, Verify::Full, seed, true);
     let tail = try_all(&image, Verify::Tail, seed, full.is_ok());
+    assert!(full.is_ok() || !image.is_untouched, "what a crash leaves is refused: {full:?}");
     if full.is_ok() && !image.is_forged {
         assert_eq!(tail, full, "an ordinary open differs from a full verification");
     }

@@ -1,4 +1,4 @@
-//! Target: what is small and stands at fixed places: a segment's header, a slot of the lock file, a base, a file's name.
+//! Target: what is small and stands at fixed places: a segment's header, a slot of the lock file, a base, a name.
 
 use super::choices::Choices;
 use super::forge;

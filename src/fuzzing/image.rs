@@ -1,7 +1,7 @@
 //! Directories drawn from an input: any bytes under any names, or the directory of a log that was lived in, altered.
 //!
-//! Alterations go past the checksums: what a fuzzer changes can be made to verify again, and to be chained again, in all
-//! segments at once. An [`Image`] remembers whether that was done, for then the log may lie where a damaged one cannot.
+//! Alterations go past the checksums: what a fuzzer changes can be made to verify again, and to be chained again, in
+//! all segments at once. An [`Image`] remembers whether that was done, for then the log may lie where a damaged one cannot.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -34,6 +34,8 @@ pub(super) struct Image {
     pub(super) files: Files,
     /// Settings that fit the log, if it is one.
     pub(super) config: Config,
+    /// The files are as a log left them.
+    pub(super) is_untouched: bool,
     /// Bytes were altered and made to verify again.
     pub(super) is_forged: bool,
     /// The same for an index file.
@@ -46,7 +48,8 @@ impl Image {
             return Image::of_any_bytes(choices);
         }
         let (files, config) = grown(choices.byte());
-        let mut image = Image { files, config, is_forged: false, has_forged_index: false };
+        let is_untouched = choices.are_spent();
+        let mut image = Image { files, config, is_untouched, is_forged: false, has_forged_index: false };
         for _ in 0..ALTERATIONS_MAX {
             if choices.are_spent() {
                 break;
@@ -60,7 +63,8 @@ impl Image {
         let block = choices.one_of(&[512, 1024, 4096]);
         let config = config(block, SEGMENT_BLOCKS_MIN + choices.below(4) as u64, 1);
         // Nothing here was ever a log: whatever it turns out to be is as good as forged.
-        let mut image = Image { files: Files::new(), config, is_forged: true, has_forged_index: true };
+        let files = Files::new();
+        let mut image = Image { files, config, is_untouched: false, is_forged: true, has_forged_index: true };
         for _ in 0..1 + choices.below(6) {
             let name = draw_name(choices);
             let mut bytes = choices.bytes(2048).to_vec();
