@@ -324,7 +324,9 @@ fn each_test_that_is_named_here_exists() {
         for test in *tests {
             let (file, name) = test.split_once("::").unwrap();
             let source = sources.entry(file).or_insert_with(|| fs::read_to_string(root.join(file)).unwrap_or_default());
-            if !source.contains(&format!("fn {name}(")) {
+            // Written out, or declared in a list that a macro makes tests of.
+            let is_there = source.contains(&format!("fn {name}(")) || source.contains(&format!("    {name}: "));
+            if !is_there {
                 missing.push(*test);
             }
         }
