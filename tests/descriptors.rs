@@ -38,7 +38,7 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.0.clear();
-        setrlimit(Resource::Nofile, self.1.clone()).unwrap();
+        setrlimit(Resource::Nofile, self.1).unwrap();
     }
 }
 

@@ -266,7 +266,7 @@ mod tests {
             watch.end(now, Stage::Write, now + 500);
         }
         let news = watch.take_news();
-        assert!(news.len() <= NEWS_MAX + 1 && news.len() % 2 == 0, "{}", news.len());
+        assert!(news.len() <= NEWS_MAX + 1 && news.len().is_multiple_of(2), "{}", news.len());
         assert_eq!(watch.stalls(), 100);
         watch.begin(1, Stage::Write, 1, 200_000);
         assert!(watch.end(1, Stage::Write, 200_500) && watch.take_news().len() == 2, "and it goes on");
