@@ -451,6 +451,7 @@ impl<'a> History<'a> {
             let on_medium = Class::random(one.bytes.div_ceil(512), &mut self.rng);
             self.trace.push(Step::PagesDropped);
             self.sim.drop_failed_pages(on_medium);
+            self.tale.lose_pages();
         }
         let refused_later = log.collect();
         if !matches!((refused, refused_later), (Err(Error::Poisoned(_)), Err(Error::Poisoned(_)))) {

@@ -28,6 +28,8 @@ pub(super) struct Tale {
     versions: VecDeque<Version>,
     /// Frames up to this one are written: a killed process does not take them along.
     pub(super) written: u64,
+    /// The kernel gave up pages that it could not write: what is only written may be gone.
+    has_lost_pages: bool,
     /// Frames up to this one survive power loss.
     pub(super) durable: u64,
     /// Frames up to this one are durable, and the disk says so.
@@ -38,7 +40,7 @@ impl Tale {
     /// Nothing was ever written.
     pub(super) fn new() -> Tale {
         let empty = Version { frame: 0, model: Arc::default(), truncated: None };
-        Tale { versions: [empty].into(), written: 0, durable: 0, witnessed: 0 }
+        Tale { versions: [empty].into(), written: 0, has_lost_pages: false, durable: 0, witnessed: 0 }
     }
 
     /// The log with everything that was accepted.
@@ -56,11 +58,17 @@ impl Tale {
     /// The log reports how far it is.
     pub(super) fn advance(&mut self, log: &LocalLog) {
         let (written, durable) = log.progress();
-        self.written = self.written.max(written);
         self.durable = self.durable.max(durable);
+        self.written = if self.has_lost_pages { self.durable } else { self.written.max(written) };
         self.witnessed = self.witnessed.max(log.witnessed());
         let first = self.position(self.witnessed.min(self.durable));
         self.versions.drain(..first);
+    }
+
+    /// After a failed write or sync the kernel gave up what it had only in memory.
+    pub(super) fn lose_pages(&mut self) {
+        self.has_lost_pages = true;
+        self.lose_what_is_not_durable();
     }
 
     /// The power failed.
@@ -74,7 +82,7 @@ impl Tale {
         let last = log.last_frame();
         // Where two versions are alike the newer one was taken for it: its frame may never have been.
         self.versions.iter_mut().for_each(|version| version.frame = version.frame.min(last));
-        (self.written, self.durable) = (last, last);
+        (self.written, self.durable, self.has_lost_pages) = (last, last, false);
         self.advance(log);
     }
 
