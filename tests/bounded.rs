@@ -116,9 +116,9 @@ fn seal_head(bytes: &mut [u8], salt: u64) {
     let payload = u32::from_le_bytes(bytes[1024 + 92..1024 + 96].try_into().unwrap()) as usize;
     let operation = 1024 + 88..1024 + 128;
     if payload <= 512 - 128 {
-        let checksum =
-            Salted::new(salt).over(&bytes[operation.start..][..36]).over(&bytes[operation.end..][..payload]).value();
-        bytes[operation.start + 36..operation.end].copy_from_slice(&checksum.to_le_bytes());
+        // Where the checksum will be stands the operation's place.
+        bytes[operation.start + 36..operation.end].copy_from_slice(&(operation.start as u32).to_le_bytes());
+        seal(bytes, operation.start..operation.end + payload, operation.start + 36, salt);
     }
     seal(bytes, operation, 1024 + 80, salt);
     seal(bytes, 512..512 + 84, 512 + 84, salt);

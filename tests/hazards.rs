@@ -33,7 +33,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "src/segment/tests.rs::a_frame_that_a_killed_process_left_in_the_devices_cache_is_durable_once_it_was_shown",
             "src/segment/table_tests.rs::the_last_frame_of_a_killed_log_whole_but_unproved",
-            "src/sim/explore.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
+            "src/sim/explore/tests.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
         ],
     ),
     (
@@ -51,14 +51,14 @@ const ROWS: &[(&str, &[&str])] = &[
             "src/segment/table_tests.rs::the_last_frame_of_a_killed_log_torn",
             "src/segment/table_tests.rs::a_last_frame_with_garbage_for_its_lengths",
             "src/segment/table_tests.rs::a_torn_frame_before_a_whole_one_of_its_life",
-            "src/sim/explore.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
+            "src/sim/explore/tests.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
         ],
     ),
     (
         "at most one torn batch is reckoned with",
         &[
             "src/segment/tests.rs::recycled_segments_with_frames_of_one_size_crashed_at_every_frame_show_nothing_of_their_past",
-            "src/sim/explore.rs::no_crash_breaks_a_promise_from_a_new_seed",
+            "src/sim/explore/tests.rs::no_crash_breaks_a_promise_from_a_new_seed",
             "src/engine/tests.rs::acks_leave_in_log_order_whatever_completes_first",
         ],
     ),
@@ -69,7 +69,7 @@ const ROWS: &[(&str, &[&str])] = &[
             "src/sim/tests.rs::size_and_bytes_persist_independently",
             "src/sim/naive.rs::the_disk_leaves_what_the_plain_model_leaves_no_more_and_no_less",
             "src/segment/table_tests.rs::a_torn_frame_with_a_payload_of_whole_frames",
-            "src/sim/explore.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
+            "src/sim/explore/tests.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
         ],
     ),
     (
@@ -84,7 +84,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "src/segment/table_tests.rs::a_whole_frame_of_a_dead_life_behind_the_open_frame",
             "src/segment/tests.rs::a_dead_first_frame_in_a_spare_is_not_taken_for_a_durable_one",
-            "src/sim/explore.rs::it_can_fail_neither_chain_nor_epoch",
+            "src/sim/explore/tests.rs::it_can_fail_neither_chain_nor_epoch",
         ],
     ),
     (
@@ -99,7 +99,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "src/segment/table_tests.rs::the_last_frame_before_a_roll_torn",
             "src/segment/table_tests.rs::a_segment_deleted_without_a_compaction",
-            "src/sim/explore.rs::it_can_fail_follow_without_look",
+            "src/sim/explore/tests.rs::it_can_fail_follow_without_look",
         ],
     ),
     (
@@ -185,7 +185,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "tests/poison.rs::frames_behind_a_failed_one_are_not_acknowledged_though_they_are_written",
             "tests/poison.rs::a_log_whose_first_write_failed_shows_nothing",
-            "src/sim/explore.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
+            "src/sim/explore/tests.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
         ],
     ),
     (
@@ -225,7 +225,7 @@ const ROWS: &[(&str, &[&str])] = &[
         "a vote is acknowledged before it is durable",
         &[
             "tests/durability.rs::hard_state_truncation_and_compaction_are_as_durable_as_entries",
-            "src/sim/explore.rs::it_can_fail_ack_before_completion",
+            "src/sim/explore/tests.rs::it_can_fail_ack_before_completion",
         ],
     ),
     (
@@ -265,7 +265,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "tests/kill9.rs::every_printed_acknowledgement_survives_a_kill",
             "src/sim/tests.rs::a_queued_write_of_a_killed_process_holds_its_lock_and_lands_later",
-            "src/sim/explore.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
+            "src/sim/explore/tests.rs::no_crash_breaks_a_promise_from_a_fixed_seed",
         ],
     ),
     (
@@ -273,7 +273,7 @@ const ROWS: &[(&str, &[&str])] = &[
         &[
             "src/engine/ranges.rs::a_segment_goes_only_when_covered_and_its_state_is_carried_on",
             "src/segment/tests.rs::a_crash_at_any_step_of_create_roll_seal_drop_and_recycle_leaves_a_log_that_opens",
-            "src/sim/explore.rs::it_can_fail_drop_before_next_base",
+            "src/sim/explore/tests.rs::it_can_fail_drop_before_next_base",
         ],
     ),
     (

@@ -158,10 +158,12 @@ fn a_lock_slot_of_format_version_2_is_refused() {
 fn give_it_a_future_operation(disk: &SimDisk, name: &str, offset: usize) {
     let edit = |bytes: &mut Vec<u8>| {
         let salt = salt_of(bytes);
+        let place = (offset + 88) as u32;
         let operation = &mut bytes[offset + 88..];
         operation[0] = 77;
         let payload_bytes = u32::from_le_bytes(operation[4..8].try_into().unwrap()) as usize;
-        let checksum = Salted::new(salt).over(&operation[..36]).over(&operation[40..40 + payload_bytes]).value();
+        operation[36..40].copy_from_slice(&place.to_le_bytes());
+        let checksum = Salted::new(salt).over(&operation[..40 + payload_bytes]).value();
         operation[36..40].copy_from_slice(&checksum.to_le_bytes());
         let headers = Salted::new(salt).over(&operation[..40]).value();
         bytes[offset + 80..offset + 84].copy_from_slice(&headers.to_le_bytes());

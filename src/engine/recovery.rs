@@ -254,9 +254,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Where nothing stands before it the walk starts: what the frame says of number, chain and epoch is taken as given.
+    /// Where nothing stands before it the walk starts: what the frame says of number, chain and epoch is taken as given,
+    /// its place is not.
     pub(crate) fn of(before: Option<&Head>, head: &Head, offset: u64) -> Link {
-        let Some(before) = before else { return Link { number: true, chain: true, epoch: true, place: true } };
+        let place = u64::from(head.offset) == offset;
+        let Some(before) = before else { return Link { number: true, chain: true, epoch: true, place } };
         if planted(Plant::NeitherChainNorEpoch) {
             return Link { number: head.number > before.number, chain: true, epoch: true, place: true };
         }
@@ -267,7 +269,7 @@ impl Link {
                 FrameKind::Open => head.epoch.counter > before.epoch.counter,
                 FrameKind::Data | FrameKind::Mark => head.epoch == before.epoch,
             },
-            place: u64::from(head.offset) == offset,
+            place,
         }
     }
 

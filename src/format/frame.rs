@@ -30,8 +30,10 @@
 //! Fields that a kind has no use for are zero.
 //!
 //! What is checked by what: the head checksum covers bytes 0..84 of the head; the headers checksum covers the base and
-//! then every operation header in order; each operation's checksum covers the first 36 bytes of its header and its
-//! payload. So the chain (the checksum of the previous frame's head) covers everything, each payload is read once, and
+//! then every operation header in order; each operation's checksum covers its header, with the operation's place in the
+//! segment (bytes, u32) standing where the checksum will, and its payload. So an operation verifies only where it was
+//! written: an entry that was truncated away does not pass for the newer one of its index when a device reads or writes
+//! at the wrong place. The chain (the checksum of the previous frame's head) covers everything, each payload is read once, and
 //! one entry can be proved alone. A frame is **whole** when all of these verify and every padding byte is zero.
 //!
 //! A head is verified alone, before its length is believed. This module does not know whether a frame belongs where it
@@ -270,8 +272,9 @@ impl Operation {
         operation_bytes(self.payload_bytes())
     }
 
-    /// Writes the operation to `out` (zeroed, exactly its length) and returns its header's bytes.
-    fn encode(&self, out: &mut [u8], seed: Salted) -> [u8; OPERATION_HEADER_BYTES] {
+    /// Writes the operation, which will lie at `place` in its segment, to `out` (zeroed, exactly its length) and returns
+    /// its header's bytes.
+    fn encode(&self, out: &mut [u8], seed: Salted, place: u32) -> [u8; OPERATION_HEADER_BYTES] {
         let (kind, index, term, timestamp, parts): (u8, u64, u64, u64, [&[u8]; 2]) = match self {
             Operation::Entry { index, term, timestamp, payload } => (1, *index, *term, *timestamp, [payload, &[]]),
             Operation::Truncate { first_removed, last_term } => (2, *first_removed, *last_term, 0, [&[], &[]]),
@@ -287,7 +290,8 @@ impl Operation {
         put(&mut header, 16, &term.to_le_bytes());
         put(&mut header, 24, &timestamp.to_le_bytes());
         put(&mut header, 32, &(key_bytes as u32).to_le_bytes());
-        let checksum = seed.over(&header[..OPERATION_CHECKSUM_AT]).over(parts[0]).over(parts[1]).value();
+        put(&mut header, OPERATION_CHECKSUM_AT, &place.to_le_bytes());
+        let checksum = seed.over(&header).over(parts[0]).over(parts[1]).value();
         put(&mut header, OPERATION_CHECKSUM_AT, &checksum.to_le_bytes());
         put(out, 0, &header);
         put(out, OPERATION_HEADER_BYTES, parts[0]);
@@ -346,7 +350,7 @@ pub fn encode(spec: &FrameSpec<'_>, out: &mut [u8]) -> u32 {
     for operation in spec.operations {
         let end = at + operation.encoded_bytes() as usize;
         let payload_end = at + OPERATION_HEADER_BYTES + operation.payload_bytes();
-        headers = headers.over(&operation.encode(&mut out[at..end], seed));
+        headers = headers.over(&operation.encode(&mut out[at..end], seed, spec.offset.wrapping_add(at as u32)));
         out[payload_end..end].fill(0);
         entry_count += u32::from(matches!(operation, Operation::Entry { .. }));
         at = end;
@@ -420,13 +424,15 @@ impl OperationHeader {
         OPERATION_HEADER_BYTES as u64 + u64::from(self.payload_bytes)
     }
 
-    /// Whether `bytes` (header and payload, padding excluded) are what was written, in a segment whose salt `seed` took
-    /// in.
+    /// Whether `bytes` (header and payload, padding excluded) are what was written at `place` in a segment whose salt
+    /// `seed` took in.
     #[inline]
-    pub fn verifies(&self, bytes: &[u8], seed: Salted) -> bool {
-        bytes.len() as u64 == self.bytes()
-            && seed.over(&bytes[..OPERATION_CHECKSUM_AT]).over(&bytes[OPERATION_HEADER_BYTES..]).value()
-                == self.checksum
+    pub fn verifies(&self, bytes: &[u8], seed: Salted, place: u32) -> bool {
+        let Some((header, payload)) = bytes.split_first_chunk::<OPERATION_HEADER_BYTES>() else { return false };
+        let mut header = *header;
+        put(&mut header, OPERATION_CHECKSUM_AT, &place.to_le_bytes());
+        payload.len() as u64 == u64::from(self.payload_bytes)
+            && seed.over(&header).over(payload).value() == self.checksum
     }
 
     /// Whether fields are used for which this version has no use in the kind: it writes zeros there.
@@ -515,8 +521,9 @@ pub fn verify(head: &Head, bytes: &[u8]) -> Result<WholeFrame, FrameDefect> {
     }
     let (base_bytes, area) = bytes[HEAD_BYTES..used].split_at(head.base_bytes as usize);
     let seed = Salted::new(head.salt);
+    let place = head.offset.wrapping_add((HEAD_BYTES + base_bytes.len()) as u32);
     let mut operations =
-        Operations { area, at: 0, seed, headers: seed.over(base_bytes), entry_count: 0, strange: None };
+        Operations { area, at: 0, place, seed, headers: seed.over(base_bytes), entry_count: 0, strange: None };
     let found = operations.read_all(head)?;
     let base = decode_base(head, base_bytes)?;
     if let Some(strange) = operations.strange {
@@ -535,6 +542,8 @@ const BROKEN: FrameDefect = FrameDefect::NotWhole("its operations do not fit tog
 struct Operations<'a> {
     area: &'a [u8],
     at: usize,
+    /// Where the area begins in its segment, as the head says.
+    place: u32,
     seed: Salted,
     /// Over the base and the headers so far.
     headers: Salted,
@@ -579,7 +588,8 @@ impl Operations<'_> {
             return Err(BROKEN);
         }
         self.headers = self.headers.over(&area[at..at + OPERATION_HEADER_BYTES]);
-        if !header.verifies(&area[at..end as usize], self.seed) && !planted(Plant::PayloadsNotVerified) {
+        let place = self.place.wrapping_add(at as u32);
+        if !header.verifies(&area[at..end as usize], self.seed, place) && !planted(Plant::PayloadsNotVerified) {
             return Err(FrameDefect::NotWhole("an operation does not verify"));
         }
         self.at = next as usize;
@@ -603,6 +613,7 @@ mod tests {
     use super::*;
 
     const SALT: u64 = 0xfeed_beef;
+    const OFFSET: u32 = 512;
 
     fn operation() -> impl Strategy<Value = Operation> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
@@ -640,7 +651,7 @@ mod tests {
             chain: 6,
             watermark: 4,
             salt: SALT,
-            offset: 512,
+            offset: OFFSET,
             first_index: None,
             base,
             operations,
@@ -664,7 +675,9 @@ mod tests {
             FoundOperation::Entry { header, offset } => {
                 let start = *offset as usize;
                 let range = start + OPERATION_HEADER_BYTES..start + header.bytes() as usize;
-                assert!(header.verifies(&bytes[start..range.end], Salted::new(SALT)), "an entry is proved alone");
+                let (whole, seed, place) = (&bytes[start..range.end], Salted::new(SALT), OFFSET + *offset);
+                assert!(header.verifies(whole, seed, place), "an entry is proved alone");
+                assert!(!header.verifies(whole, seed, place + 8), "and only where it lies");
                 header.operation(&bytes[range]).unwrap()
             }
         }
@@ -748,7 +761,8 @@ mod tests {
     fn seal(bytes: &mut [u8], payload_bytes: usize) {
         let seed = Salted::new(SALT);
         let (header, payload) = (HEAD_BYTES, HEAD_BYTES + OPERATION_HEADER_BYTES);
-        let covered = seed.over(&bytes[header..header + OPERATION_CHECKSUM_AT]);
+        put(bytes, header + OPERATION_CHECKSUM_AT, &(OFFSET + HEAD_BYTES as u32).to_le_bytes());
+        let covered = seed.over(&bytes[header..payload]);
         let checksum = covered.over(&bytes[payload..payload + payload_bytes]).value();
         put(bytes, header + OPERATION_CHECKSUM_AT, &checksum.to_le_bytes());
         let headers = seed.over(&bytes[header..payload]).value();

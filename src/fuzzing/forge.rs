@@ -112,7 +112,9 @@ pub(super) fn frame(bytes: &mut [u8], salt: u64) -> u32 {
     let mut headers = seed.over(&bytes[HEAD_BYTES..base_end]);
     for at in operations(bytes) {
         let end = (at + OPERATION_BYTES).saturating_add(number(bytes, at + 4, 4) as usize).min(bytes.len());
-        let checksum = seed.over(&bytes[at..at + 36]).over(&bytes[at + OPERATION_BYTES..end]).value();
+        let place = (number(bytes, 60, 4) as u32).wrapping_add(at as u32);
+        put(bytes, at + 36, &place.to_le_bytes());
+        let checksum = seed.over(&bytes[at..end]).value();
         put(bytes, at + 36, &checksum.to_le_bytes());
         headers = headers.over(&bytes[at..at + OPERATION_BYTES]);
     }

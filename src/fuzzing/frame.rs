@@ -49,7 +49,7 @@ fn check(bytes: &[u8], salt: u64) -> Option<WholeFrame> {
 
 fn encode_again(whole: &WholeFrame, bytes: &[u8]) -> Vec<u8> {
     let head = whole.head;
-    let operations: Vec<Operation> = whole.operations.iter().map(|found| original(found, bytes, head.salt)).collect();
+    let operations: Vec<Operation> = whole.operations.iter().map(|found| original(found, bytes, &head)).collect();
     let spec = FrameSpec {
         kind: head.kind,
         number: head.number,
@@ -68,13 +68,16 @@ fn encode_again(whole: &WholeFrame, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The operation that was found, with its payload; an entry must be provable alone.
-fn original(found: &FoundOperation, bytes: &[u8], salt: u64) -> Operation {
+fn original(found: &FoundOperation, bytes: &[u8], head: &Head) -> Operation {
     match found {
         FoundOperation::Other(operation) => operation.clone(),
         FoundOperation::Entry { header, offset } => {
             let whole = &bytes[*offset as usize..][..header.bytes() as usize];
             assert_eq!(OperationHeader::decode(whole), Some(*header));
-            assert!(header.is_entry() && header.verifies(whole, Salted::new(salt)), "an entry is proved alone");
+            assert!(
+                header.is_entry() && header.verifies(whole, Salted::new(head.salt), head.offset.wrapping_add(*offset)),
+                "an entry is proved alone"
+            );
             let payload = Bytes::copy_from_slice(&whole[OPERATION_HEADER_BYTES..]);
             Operation::Entry { index: header.index, term: header.term, timestamp: header.timestamp, payload }
         }
@@ -143,7 +146,7 @@ fn build(choices: &mut Choices<'_>, salt: u64) -> Vec<u8> {
     let whole = check(&bytes, salt).expect("a frame that was just written is whole");
     assert_eq!((whole.head.kind, whole.head.number, whole.head.epoch), (spec.kind, spec.number, spec.epoch));
     assert_eq!((whole.head.watermark, whole.head.first_index), (spec.watermark, spec.first_index));
-    let found: Vec<Operation> = whole.operations.iter().map(|found| original(found, &bytes, salt)).collect();
+    let found: Vec<Operation> = whole.operations.iter().map(|found| original(found, &bytes, &whole.head)).collect();
     assert_eq!((whole.base, found), (base, operations), "what was written reads back");
     bytes
 }

@@ -163,8 +163,9 @@ fn with_operation_kind() -> SimDisk {
         let operation = LAST_ENTRY + 88;
         segment[operation] = 77;
         let payload = u32::from_le_bytes(segment[operation + 4..operation + 8].try_into().unwrap()) as usize;
-        let covered = Salted::new(salt).over(&segment[operation..operation + 36]);
-        let checksum = covered.over(&segment[operation + 40..operation + 40 + payload]).value();
+        // Where the checksum will be stands the operation's place.
+        segment[operation + 36..operation + 40].copy_from_slice(&(operation as u32).to_le_bytes());
+        let checksum = Salted::new(salt).over(&segment[operation..operation + 40 + payload]).value();
         segment[operation + 36..operation + 40].copy_from_slice(&checksum.to_le_bytes());
         seal(segment, operation..operation + 40, LAST_ENTRY + 80, salt);
         seal(segment, LAST_ENTRY..LAST_ENTRY + 84, LAST_ENTRY + 84, salt);

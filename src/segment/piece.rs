@@ -108,9 +108,10 @@ impl Piece {
     /// Keeps the entries that verify, up to the first that does not; `first` is the index of the first.
     pub(super) fn verified(mut self, first: u64, seed: Salted) -> Piece {
         let bytes = &self.bytes[..self.filled];
+        let start = self.start as u32;
         let verifies = |(at, index): (u32, u64)| {
             let bytes = bytes.get(at as usize..);
-            bytes.is_some_and(|bytes| sealed::verified(bytes, index, seed).is_some())
+            bytes.is_some_and(|bytes| sealed::verified(bytes, index, seed, start + at).is_some())
         };
         let whole = self.places.iter().copied().zip(first..).take_while(|&entry| verifies(entry)).count();
         self.places.truncate(whole);

@@ -147,7 +147,7 @@ impl SegmentHandle {
             let mut buffer = [0; GUESS_BYTES as usize];
             let filled = self.fill(&mut buffer[..room as usize], offset.into(), false)?;
             let bytes = &buffer[..filled];
-            if let Some(header) = verified(bytes, index, self.seed) {
+            if let Some(header) = verified(bytes, index, self.seed, offset) {
                 let command = &bytes[OPERATION_HEADER_BYTES..header.bytes() as usize];
                 return Ok(Some(entry(&header, Bytes::copy_from_slice(command))));
             }
@@ -161,9 +161,9 @@ impl SegmentHandle {
                     return Ok(None);
                 }
                 let bytes = self.fetch(offset.into(), header.bytes(), around)?;
-                Ok(entry_in(&bytes, index, self.seed))
+                Ok(entry_in(&bytes, index, self.seed, offset))
             }
-            _ => Ok(entry_in(&bytes, index, self.seed)),
+            _ => Ok(entry_in(&bytes, index, self.seed, offset)),
         }
     }
 
@@ -315,12 +315,13 @@ fn room(offset: u32, next: Option<u32>) -> u64 {
     room.filter(|room| (OPERATION_HEADER_BYTES as u64..=ROOM_BYTES_MAX).contains(room)).unwrap_or(GUESS_BYTES)
 }
 
-/// The header at the start of `bytes`, if its entry is there, whole, and has this index.
+/// The header at the start of `bytes`, which lie at `place` in the segment, if its entry is there, whole, and has this
+/// index.
 #[inline]
-pub(super) fn verified(bytes: &[u8], index: u64, seed: Salted) -> Option<OperationHeader> {
+pub(super) fn verified(bytes: &[u8], index: u64, seed: Salted, place: u32) -> Option<OperationHeader> {
     let header = OperationHeader::decode(bytes)?;
     let whole = bytes.get(..usize::try_from(header.bytes()).ok()?)?;
-    (header.is_entry() && header.index == index && header.verifies(whole, seed)).then_some(header)
+    (header.is_entry() && header.index == index && header.verifies(whole, seed, place)).then_some(header)
 }
 
 #[inline]
@@ -328,9 +329,9 @@ pub(super) fn entry(header: &OperationHeader, command: Bytes) -> LogEntry {
     LogEntry { term: header.term, index: header.index, command, timestamp: header.timestamp }
 }
 
-/// The entry at the start of `bytes`, if it is there, whole, and has this index.
-fn entry_in(bytes: &Bytes, index: u64, seed: Salted) -> Option<LogEntry> {
-    let header = verified(bytes, index, seed)?;
+/// The entry at the start of `bytes`, which lie at `place`, if it is there, whole, and has this index.
+fn entry_in(bytes: &Bytes, index: u64, seed: Salted, place: u32) -> Option<LogEntry> {
+    let header = verified(bytes, index, seed, place)?;
     let end = header.bytes() as usize;
     // What was read beyond it is not to be kept along with it.
     let shares = end > bytes.len() / 2;

@@ -10,6 +10,7 @@ use crate::config::{Config, Verify};
 use crate::disk::Disk;
 use crate::engine::sequencer::Request;
 use crate::entry::LogEntry;
+use crate::error::Error;
 use crate::format::frame::{self, Epoch, FrameKind, FrameSpec, Head, HeadRead};
 use crate::format::segment::SegmentHeader;
 use crate::format::{Salted, names};
@@ -374,4 +375,26 @@ fn a_bit_that_is_wrong_once_in_the_head_of_a_kept_frame_is_not_written_over_it()
         assert_eq!(open(&image, 3).contents().unwrap(), expected, "bit {bit} of read {nth}");
     }
     assert!(opened > 0, "not every wrong bit is an error");
+}
+
+/// The entry that a truncation removed has the salt and the index of the one that came after it. Where a device wrote it
+/// in the newer one's place, in a segment that an open does not walk, it was read as that one.
+#[test]
+fn a_truncated_entry_that_a_device_put_in_the_place_of_its_successor_is_not_shown() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    (1..5).for_each(|index| append(&mut log, &[entry(index, 1, 100)]));
+    let old = log.tail() as usize;
+    append(&mut log, &[entry(5, 1, 100)]);
+    append(&mut log, &[Request::Truncate(5)]);
+    let new = log.tail() as usize;
+    append(&mut log, &[entry(5, 2, 100)]);
+    (6..20).for_each(|index| append(&mut log, &[entry(index, 2, 3000)]));
+    while log.seal_one().unwrap() {}
+    assert!(log.active_segment() > 2, "the first segment is not walked at open");
+    log.close().unwrap();
+    let misdirect = |bytes: &mut Vec<u8>| bytes.copy_within(old..old + 512, new);
+    disk.edit_file(&names::segment(1), misdirect).unwrap();
+    let found = open(&disk, 2).contents();
+    assert!(matches!(found, Err(Error::Corrupt { .. })), "{found:?}");
 }

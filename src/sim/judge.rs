@@ -362,9 +362,8 @@ impl Judge<'_> {
         self.summary.lied_to += 1;
         self.summary.recoveries += 1;
         let opened = LocalLog::open(&image, self.config.clone(), self.rng.next_u64());
-        // What is read of the log once it is open is another matter: see `misplace`.
-        image.clear_faults();
         let outcome = opened.and_then(|log| log.contents().map(|found| (log, found)));
+        image.clear_faults();
         let ended = outcome.as_ref().map_or_else(|error| error.to_string(), |_| "the log opened".into());
         let left = image.copy_at_rest();
         let place = || format!("{}{story}: {ended}\n{}", told_place("", point, fates), portray(&left));
@@ -472,16 +471,11 @@ impl Judge<'_> {
         Some((format!("{} at byte {at} of {name}\n", what.ok()?), floor))
     }
 
-    /// Overwrites a range with what stands in another segment, as a misdirected write does; with zeros where there is no
-    /// other. Not with what stands elsewhere in the same one: an entry's checksum covers its index and the segment's
-    /// salt, not its place, so an entry that a truncation removed would pass for the one of the same index that came
-    /// after it, where frames are not walked.
+    /// Overwrites a range with what stands elsewhere, in this segment or in another, as a misdirected write does.
     fn misplace(&mut self, image: &SimDisk, name: &str, range: Range<u64>) -> io::Result<String> {
         let names = image.file_names();
-        let others: Vec<&Arc<str>> = names.iter().filter(|it| it.ends_with(".seg") && ***it != *name).collect();
-        let Some(from) = others.get(self.rng.below(others.len().max(1))) else {
-            return image.zero_range(name, range.clone()).map(|()| format!("zeros for {range:?}"));
-        };
+        let segments: Vec<&Arc<str>> = names.iter().filter(|it| it.ends_with(".seg")).collect();
+        let from = segments[self.rng.below(segments.len())];
         let content = image.contents(from)?;
         let bytes = (range.end - range.start) as usize;
         let at = 512 * self.rng.below(1 + content.len().saturating_sub(bytes) / 512);

@@ -169,11 +169,11 @@ fn next_with_every_combination_of_number_chain_epoch_place_and_kind() {
 }
 
 #[test]
-fn next_where_the_walk_starts_takes_any_whole_frame() {
+fn next_where_the_walk_starts_takes_any_whole_frame_in_its_place() {
     for number in [1, 7, u64::MAX] {
         for kind in [FrameKind::Data, FrameKind::Mark, FrameKind::Open] {
-            let link = Link::of(None, &head(kind, number, 3, EPOCH, 0), 1024);
-            assert_eq!(super::next(Standing::Whole(link)), Next::Follows);
+            let next = |offset| super::next(Standing::Whole(Link::of(None, &head(kind, number, 3, EPOCH, 0), offset)));
+            assert_eq!((next(512), next(1024)), (Next::Follows, Next::Stale));
         }
     }
 }
