@@ -7,27 +7,10 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::{append_each, entries, eventually, open_sim, payloads, small, tiny, try_open_sim};
+use common::{append_each, eventually, interrupted, open_sim, payloads, small, tiny, try_open_sim};
 use ringwal::format::names;
 use ringwal::sim::{Class, FaultRates, FaultRule, Mode, OpKind, Rng, SimDisk};
 use ringwal::{Batch, Config, Durability, Error, Log, LogEntry, Verify};
-
-/// A log of several segments, some sealed, that ended in the middle of work; and what was acknowledged.
-fn interrupted(durability: Durability) -> (SimDisk, Config, Vec<LogEntry>) {
-    let config = tiny().durability(durability);
-    let disk = SimDisk::new(11);
-    let log = open_sim(&disk, config.clone());
-    for index in 1..90 {
-        log.append_entries(entries(1 + index / 10, index..index + 1)).unwrap();
-    }
-    log.truncate_from(85).unwrap();
-    log.compact(20).unwrap();
-    log.put_meta(b"vote", b"me").unwrap();
-    log.append_entries(entries(30, 85..88)).unwrap();
-    eventually("segments are sealed", || disk.file_names().iter().any(|name| name.ends_with(".idx")));
-    let kept = log.iter(..).map(Result::unwrap).collect();
-    (disk.crash_point().keep_completed(), config, kept)
-}
 
 /// Everything that was acknowledged, after a power failure that takes all that is not durable.
 fn survivors(disk: &SimDisk, config: &Config) -> Vec<Vec<u8>> {

@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    FOR_EVER, HeldLog, append_each, block_on, entries, eventually, open_sim, payloads, poll_once, small, tiny,
-    try_open_sim, within,
+    FOR_EVER, HeldLog, append_each, block_on, entries, eventually, interrupted, open_sim, payloads, poll_once, small,
+    tiny, try_open_sim, within,
 };
 use ringwal::disk::Disk;
 use ringwal::format::names;
@@ -277,23 +277,6 @@ fn a_spare_that_no_descriptor_is_left_for_is_refused_and_poisons_nothing() {
         assert!(log.stats().rolls > 0);
         log.close().unwrap();
     }
-}
-
-/// A log of several segments, some sealed, that ended in the middle of work; and what was acknowledged.
-fn interrupted(durability: Durability) -> (SimDisk, Config, Vec<LogEntry>) {
-    let config = tiny().durability(durability);
-    let disk = SimDisk::new(11);
-    let log = open_sim(&disk, config.clone());
-    for index in 1..90 {
-        log.append_entries(entries(1 + index / 10, index..index + 1)).unwrap();
-    }
-    log.truncate_from(85).unwrap();
-    log.compact(20).unwrap();
-    log.put_meta(b"vote", b"me").unwrap();
-    log.append_entries(entries(30, 85..88)).unwrap();
-    eventually("segments are sealed", || disk.file_names().iter().any(|name| name.ends_with(".idx")));
-    let kept = log.iter(..).map(Result::unwrap).collect();
-    (disk.crash_point().keep_completed(), config, kept)
 }
 
 #[test]

@@ -546,19 +546,7 @@ fn remove_indexes(image: &SimDisk) -> io::Result<bool> {
 
 /// A fault for one of the next `most` operations of some kind, and the story of it.
 pub(super) fn draw_fault(rng: &mut Rng, most: usize) -> (FaultRule, String) {
-    const KINDS: [OpKind; 10] = [
-        OpKind::Read,
-        OpKind::Write,
-        OpKind::Sync,
-        OpKind::Create,
-        OpKind::Open,
-        OpKind::Allocate,
-        OpKind::Rename,
-        OpKind::Remove,
-        OpKind::SyncDir,
-        OpKind::List,
-    ];
-    let kind = KINDS[rng.below(KINDS.len())];
+    let kind = OpKind::ALL[rng.below(OpKind::ALL.len())];
     let takes_space = matches!(kind, OpKind::Write | OpKind::Create | OpKind::Allocate);
     let os_error = if takes_space && rng.one_in(2) { ENOSPC } else { EIO };
     let nth = 1 + rng.below(most) as u64;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ringwal::disk::Disk;
 use ringwal::sim::{Mode, SimDisk, SimOptions};
-use ringwal::{Config, Error, IoChoice, Log, LogEntry, RecoveryReport};
+use ringwal::{Config, Durability, Error, IoChoice, Log, LogEntry, RecoveryReport};
 use tempfile::TempDir;
 
 /// Long enough for the slowest machine: whoever waits so long waits for ever.
@@ -202,4 +202,21 @@ pub(crate) fn entries(term: u64, indexes: std::ops::Range<u64>) -> Vec<LogEntry>
 /// What an error comes to, for comparing: variant and fields.
 pub(crate) fn told<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     format!("{:?}", result.unwrap_err())
+}
+
+/// A log of several segments, some sealed, that ended in the middle of work; and what was acknowledged.
+pub(crate) fn interrupted(durability: Durability) -> (SimDisk, Config, Vec<LogEntry>) {
+    let config = tiny().durability(durability);
+    let disk = SimDisk::new(11);
+    let log = open_sim(&disk, config.clone());
+    for index in 1..90 {
+        log.append_entries(entries(1 + index / 10, index..index + 1)).unwrap();
+    }
+    log.truncate_from(85).unwrap();
+    log.compact(20).unwrap();
+    log.put_meta(b"vote", b"me").unwrap();
+    log.append_entries(entries(30, 85..88)).unwrap();
+    eventually("segments are sealed", || disk.file_names().iter().any(|name| name.ends_with(".idx")));
+    let kept = log.iter(..).map(Result::unwrap).collect();
+    (disk.crash_point().keep_completed(), config, kept)
 }
