@@ -204,6 +204,8 @@ fn assert_same(disk: &SimDisk, config: &Config, expected: &Contents, is_sound: b
     match found {
         Ok(found) => assert!(found == *expected, "{when} it shows {found:?} instead of {expected:?}"),
         Err(Error::Corrupt { .. } | Error::Unsupported { .. }) if !is_sound => {}
+        // Only a forger brings a counter of 64 bits so near its end that the last open or two are left.
+        Err(Error::Corrupt { reason, .. }) if reason.ends_with("counter is at its end") => {}
         Err(error) => panic!("{when} it does not open: {error}"),
     }
 }
