@@ -187,7 +187,11 @@ impl Error {
     /// The number of the operating system, where the error says that descriptors or memory are scarce just now: nothing is
     /// wrong with the disk then, nor with what is on it.
     pub(crate) fn scarcity(&self) -> Option<i32> {
-        let Error::Io { source, .. } = self else { return None };
+        // What a sync leaves undone is lost, whatever the reason.
+        let Error::Io { source, action, .. } = self else { return None };
+        if *action == "sync" {
+            return None;
+        }
         source.raw_os_error().filter(|&number| is_out_of_descriptors(number) || number == libc::ENOMEM)
     }
 

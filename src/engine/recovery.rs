@@ -498,13 +498,16 @@ table! {
         Fit,
         /// Those of the segment where the log ends are too small: it is left as it is, and the spares go.
         EndTooSmall,
+        /// Those of the first segment of a log that was never begun are: there is nothing to go on from. Error.
+        UnbornTooSmall,
         /// Those of a spare are: it goes, and those behind it.
         SpareTooSmall,
     }
 }
 
-pub(crate) fn blocks(end_is_too_small: bool, spare_is_too_small: bool) -> Blocks {
+pub(crate) fn blocks(end_is_too_small: bool, spare_is_too_small: bool, has_frames: bool) -> Blocks {
     match (end_is_too_small, spare_is_too_small) {
+        (true, _) if !has_frames => Blocks::UnbornTooSmall,
         (true, _) => Blocks::EndTooSmall,
         (false, true) => Blocks::SpareTooSmall,
         (false, false) => Blocks::Fit,

@@ -112,6 +112,8 @@ impl Helper {
         let _busy = Busy::with(&self.shared, Stage::Removal, 0);
         match spare::remove(&*self.shared.disk, sequence) {
             Ok(()) => tracing::debug!(sequence, "removed a dropped segment"),
+            // A recycling that got half way took its name.
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%error, "a dropped segment stays behind; the next open removes it"),
         }
     }

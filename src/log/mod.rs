@@ -203,7 +203,8 @@ impl Log {
     /// # Errors
     ///
     /// [`Error::TooLarge`], [`Error::NoSpace`], [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`],
-    /// [`Error::InCallback`].
+    /// [`Error::InCallback`]; [`Error::Io`] where a segment is needed and the process has no file descriptor or memory for
+    /// it just now: nothing was appended, and later calls may go through.
     pub fn append(&self, command: impl Into<Bytes>) -> Result<u64> {
         self.write(Batch::new().push(command)).map(|indexes| indexes.start)
     }

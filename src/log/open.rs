@@ -219,6 +219,9 @@ fn start_threads(
     writer_inbox: Receiver<ToWriter>,
     helper_inbox: Receiver<ToHelper>,
 ) -> Result<Threads> {
+    let path = || shared.disk.path().to_path_buf();
+    // First: where a later thread cannot be started, dropping it ends it, and an abandoned writer would keep its locks.
+    let watcher = Watcher::start(shared).map_err(Error::io("start the watching thread for", path()))?;
     let (report, started) = bounded(1);
     let theirs = shared.clone();
     let name = |role| format!("{}-{role}", shared.config.thread_name);
@@ -236,8 +239,6 @@ fn start_threads(
             Err(error) => drop(report.send(Err(error))),
         }
     });
-    let path = || shared.disk.path().to_path_buf();
-    let watcher = Watcher::start(shared).map_err(Error::io("start the watching thread for", path()))?;
     let writer = spawned.map_err(Error::io("start the writer thread for", path()))?;
     let made = started.recv().unwrap_or_else(|_| Err(std::io::Error::other("the writer thread ended at once")));
     made.map_err(Error::io("start the driver for", path()))?;

@@ -195,11 +195,11 @@ struct Recovery<'a> {
 /// A sealed segment that was asked for an entry's term, and what it answered.
 struct Asked {
     handle: SegmentHandle,
-    answered: Option<(u64, u64)>,
+    answered: Option<(u64, Option<u64>)>,
 }
 
 impl Asked {
-    fn answer(&self, sequence: u64, index: u64) -> Option<u64> {
+    fn answer(&self, sequence: u64, index: u64) -> Option<Option<u64>> {
         let (answered, term) = self.answered?;
         (self.handle.header.sequence == sequence && answered == index).then_some(term)
     }
@@ -509,6 +509,10 @@ impl<'a> Recovery<'a> {
         }
         self.segments[segment].release();
         self.sealed.push(identity);
+        if !self.trusts_indexes {
+            // Made anew for all segments because one index file lied: those that do not need not be kept in memory.
+            self.leave_to_file();
+        }
         Ok(())
     }
 
@@ -648,7 +652,7 @@ impl<'a> Recovery<'a> {
             (Next::Newer, Some(Found::Newer(what, _))) => return Err(self.unsupported(segment, offset, what)),
             _ => return Ok(false),
         };
-        let terms = self.terms_of(&frame)?;
+        let terms = self.terms_of(&frame);
         self.replay
             .follow(&frame, (header.sequence, offset), header.segment_bytes, &terms)
             .map_err(|why| self.corrupt(segment, offset, why))?;
@@ -668,20 +672,18 @@ impl<'a> Recovery<'a> {
     }
 
     /// The terms of entries in older segments that the frame's truncations leave last, each read from the entry itself:
-    /// an index only leads to it.
-    fn terms_of(&mut self, frame: &WholeFrame) -> Result<BTreeMap<u64, u64>> {
-        let mut terms = BTreeMap::new();
-        for (sequence, index) in self.replay.terms_wanted(frame) {
-            terms.insert(index, self.stored_term(sequence, index)?);
-        }
-        Ok(terms)
+    /// an index only leads to it. One that cannot be read is left out: it may be dead by now, and if it is not, whoever
+    /// reads it learns of the damage. It must not keep all others from being read.
+    fn terms_of(&mut self, frame: &WholeFrame) -> BTreeMap<u64, u64> {
+        let wanted = self.replay.terms_wanted(frame).into_iter();
+        wanted.filter_map(|(sequence, index)| Some((index, self.stored_term(sequence, index)?))).collect()
     }
 
     /// A sealed segment's entry never changes, and truncations come back to the same one: the last answer is kept, and
     /// the segment that gave it.
-    fn stored_term(&mut self, sequence: u64, index: u64) -> Result<u64> {
+    fn stored_term(&mut self, sequence: u64, index: u64) -> Option<u64> {
         if let Some(term) = self.asked.iter().find_map(|asked| asked.answer(sequence, index)) {
-            return Ok(term);
+            return term;
         }
         if self.asked.as_ref().is_none_or(|asked| asked.handle.header.sequence != sequence) {
             let at = self.sealed.iter().position(|identity| identity.sequence == sequence);
@@ -691,9 +693,9 @@ impl<'a> Recovery<'a> {
             self.asked = Some(Asked { handle, answered: None });
         }
         let Some(asked) = &mut self.asked else { unreachable!("it was made just now") };
-        let term = asked.handle.read_sealed(index)?.term;
+        let term = asked.handle.read_sealed(index).ok().map(|entry| entry.term);
         asked.answered = Some((index, term));
-        Ok(term)
+        term
     }
 
     /// Looks at every head from a place to its segment's end for a witness of the missing frame.
@@ -854,9 +856,13 @@ impl<'a> Recovery<'a> {
     fn leave_small_blocks(&mut self) -> Result<()> {
         let is_too_small = |segment: usize| self.is_below_device(&self.segments[segment].header);
         let spare = (self.end + 1..self.segments.len()).find(|&spare| is_too_small(spare));
-        match recovery::blocks(is_too_small(self.end), spare.is_some()) {
+        match recovery::blocks(is_too_small(self.end), spare.is_some(), self.replay.last.is_some()) {
             Blocks::Fit => Ok(()),
             Blocks::SpareTooSmall => self.remove_spares_from(spare.unwrap_or(self.segments.len())),
+            Blocks::UnbornTooSmall => Err(Error::Config(format!(
+                "a log that was never begun lies in {}, for smaller blocks than this device's: remove its files",
+                self.disk.path().display()
+            ))),
             Blocks::EndTooSmall => {
                 self.tail = self.segments[self.end].header.segment_bytes;
                 self.remove_spares_from(self.end + 1)

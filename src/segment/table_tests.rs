@@ -104,6 +104,7 @@ rows! {
     the_first_frame_of_a_segment_whole_and_the_one_before_it_lost: Spare::DeadFrame, Behind::InFlight;
     a_log_copied_to_a_device_of_larger_blocks: Blocks::EndTooSmall;
     a_spare_copied_to_a_device_of_larger_blocks: Blocks::SpareTooSmall;
+    a_log_killed_before_its_first_frame_and_copied_to_a_device_of_larger_blocks: Blocks::UnbornTooSmall, Stop::Unborn;
 }
 
 #[test]
@@ -897,4 +898,17 @@ fn a_spare_copied_to_a_device_of_larger_blocks() {
     let copy = on_larger_blocks(&disk);
     let log = LocalLog::open(&copy, mixed(4096), 3).unwrap();
     assert_eq!((log.segments(), indexes(&log.contents().unwrap())), (vec![1], (1..=5).collect()));
+}
+
+/// It was a panic: there was no segment to go on from.
+fn a_log_killed_before_its_first_frame_and_copied_to_a_device_of_larger_blocks() {
+    let disk = SimDisk::manual(1);
+    drop(LocalLog::open(&disk, mixed(512), 1).unwrap());
+    disk.zero_range(&names::segment(1), 512..BLOCKS * 4096).unwrap();
+    let copy = on_larger_blocks(&disk);
+    for verify in [Verify::Tail, Verify::Full] {
+        let refused = LocalLog::open(&copy, mixed(4096).verify(verify), 2).unwrap_err();
+        assert!(matches!(&refused, Error::Config(why) if why.contains("remove")), "{refused}");
+    }
+    assert_eq!(copy.file_names(), disk.file_names(), "and nothing was removed");
 }

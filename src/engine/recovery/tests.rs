@@ -328,11 +328,15 @@ fn open_frame() {
 #[test]
 fn blocks() {
     for (end, spare) in BOOLS.into_iter().flat_map(|one| BOOLS.map(|other| (one, other))) {
-        meets_one_row(Blocks::ALL, super::blocks(end, spare), &(end, spare), |row| match row {
-            Blocks::Fit => !end && !spare,
-            Blocks::EndTooSmall => end,
-            Blocks::SpareTooSmall => !end && spare,
-        });
+        for has_frames in BOOLS {
+            let row = super::blocks(end, spare, has_frames);
+            meets_one_row(Blocks::ALL, row, &(end, spare, has_frames), |row| match row {
+                Blocks::Fit => !end && !spare,
+                Blocks::EndTooSmall => end && has_frames,
+                Blocks::UnbornTooSmall => end && !has_frames,
+                Blocks::SpareTooSmall => !end && spare,
+            });
+        }
     }
 }
 
