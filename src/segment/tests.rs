@@ -398,3 +398,27 @@ fn a_truncated_entry_that_a_device_put_in_the_place_of_its_successor_is_not_show
     let found = open(&disk, 2).contents();
     assert!(matches!(found, Err(Error::Corrupt { .. })), "{found:?}");
 }
+
+/// A truncation says the term of the entry it leaves last, which recovery compares with that entry. Where a later one
+/// removed the entry too, and the medium lost it, the log was refused for something that nobody can ask for.
+#[test]
+fn damage_to_an_entry_that_a_truncation_left_last_and_another_removed_keeps_no_log_shut() {
+    let disk = SimDisk::manual(1);
+    let mut log = open(&disk, 1);
+    (1..4).for_each(|index| append(&mut log, &[entry(index, 1, 100)]));
+    let place = log.tail();
+    append(&mut log, &[entry(4, 1, 100)]);
+    (5..20).for_each(|index| append(&mut log, &[entry(index, 1, 3000)]));
+    while log.seal_one().unwrap() {}
+    let newest = log.active_segment();
+    append(&mut log, &[Request::Truncate(5)]);
+    append(&mut log, &[Request::Truncate(3)]);
+    append(&mut log, &[entry(3, 2, 100)]);
+    assert!(newest > 2 && log.active_segment() == newest, "the truncations are walked, the entry is not");
+    let expected = log.contents().unwrap();
+    log.close().unwrap();
+    disk.flip_bit(&names::segment(1), place + 88 + 40, 0).unwrap();
+    assert_eq!(open(&disk.copy_at_rest(), 2).contents().unwrap(), expected);
+    let verified = LocalLog::open(&disk, config().verify(Verify::Full), 3);
+    assert!(matches!(verified, Err(Error::Corrupt { .. })), "a full verification tells of it");
+}
