@@ -21,6 +21,7 @@ use super::tale::Tale;
 use crate::config::{Config, Durability, Verify};
 use crate::error::Error;
 use crate::format::frame::HEAD_BYTES;
+use crate::format::names::{self, Name};
 use crate::log::Log;
 
 /// One state in so many is also opened by the [`RealCheck`].
@@ -554,7 +555,9 @@ pub(super) fn draw_fault(rng: &mut Rng, most: usize) -> (FaultRule, String) {
     (rule, format!("{kind:?} {nth} from now fails with error {os_error}"))
 }
 
-/// A read that is to return wrong bytes: with a bit flipped, or another place's.
+/// A read that is to return wrong bytes: with a bit flipped, or another place's. Not those of a file that keeps what was
+/// cut: it is a copy of what a dead life had in the very same places, which an entry read alone cannot tell from its own,
+/// as it could not where a device lost the write over it.
 fn draw_lie(rng: &mut Rng, image: &SimDisk) -> FaultRule {
     let nth = 1 + rng.below(24) as u64;
     if rng.one_in(2) {
@@ -562,7 +565,8 @@ fn draw_lie(rng: &mut Rng, image: &SimDisk) -> FaultRule {
         let bits = if rng.one_in(2) { 8 * HEAD_BYTES as u64 } else { u64::MAX };
         return FaultRule::bit_error(nth, rng.next_u64() % bits);
     }
-    let names = image.file_names();
+    let mut names = image.file_names();
+    names.retain(|name| names::classify(name) != Name::Cut);
     let other = names.get(rng.below(names.len().max(1))).filter(|_| rng.one_in(2));
     let bytes = other.or(names.first()).and_then(|name| image.contents(name).ok()).map_or(0, |content| content.len());
     let rule = FaultRule::misdirected(OpKind::Read, nth, 512 * rng.below(1 + bytes / 512) as u64);

@@ -38,7 +38,7 @@
 //! | [`FaultRule::bit_rot`], [`SimDisk::rot_bit`] | a bit is wrong on the medium | an error, never other data; what nothing witnesses (the last frames before a crash) may be taken for torn |
 //! | [`FaultRule::bit_error`] | a bit is wrong on the way, once | it is read again, or an error; nothing is cut, nothing written back |
 //! | [`FaultRule::misdirected`] write | it lands elsewhere: its own place keeps the old bytes, other bytes are overwritten | as for rot, at both places |
-//! | [`FaultRule::misdirected`] read | another place's bytes, once | as for a bit error |
+//! | [`FaultRule::misdirected`] read | another place's bytes, once | as for a bit error; old bytes of the very same place (a lost write, or the copy that a recovery kept of what it cut) an entry read alone cannot tell from its own |
 //! | [`SimDisk::edit_file`] and the other damage | any change of any file | a value or a typed error |
 //!
 //! Under lies no log can keep what it acknowledged: only one copy exists. It can refuse to call something else that copy.
