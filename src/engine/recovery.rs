@@ -88,13 +88,13 @@ table! {
         NothingToRead,
         /// No segment, but a mark in the lock file says that frames were durable: error.
         AllGone,
-        /// Segments of one size and one log; a mark, if there is one, is of that log too.
+        /// Segments of one size and one log; a mark, if one proves anything, is of that log too.
         OneLog,
         /// Segments of several sizes: error.
         SizesDiffer,
         /// Segments of several logs: error.
         LogsDiffer,
-        /// The lock file's mark is of another log: error.
+        /// The lock file's mark proves frames of another log durable: error.
         OtherMark,
     }
 }
@@ -117,7 +117,8 @@ pub(crate) fn files(facts: FilesFacts) -> Files {
         FilesFacts { has_segments: false, .. } => Files::Empty,
         FilesFacts { sizes_agree: false, .. } => Files::SizesDiffer,
         FilesFacts { logs_agree: false, .. } => Files::LogsDiffer,
-        FilesFacts { mark: Some((_, false)), .. } => Files::OtherMark,
+        // A mark that proves nothing is nothing: a log that began beside it would not open again.
+        FilesFacts { mark: Some((true, false)), .. } => Files::OtherMark,
         _ => Files::OneLog,
     }
     .met()

@@ -52,10 +52,10 @@ fn files() {
                     Files::Empty => !has_segments && !proves && !read_only,
                     Files::NothingToRead => !has_segments && !proves && read_only,
                     Files::AllGone => !has_segments && proves,
-                    Files::OneLog => has_segments && sizes_agree && logs_agree && is_own,
+                    Files::OneLog => has_segments && sizes_agree && logs_agree && (is_own || !proves),
                     Files::SizesDiffer => has_segments && !sizes_agree,
                     Files::LogsDiffer => has_segments && sizes_agree && !logs_agree,
-                    Files::OtherMark => has_segments && sizes_agree && logs_agree && !is_own,
+                    Files::OtherMark => has_segments && sizes_agree && logs_agree && !is_own && proves,
                 });
             }
         }
