@@ -805,18 +805,13 @@ impl<'a> Recovery<'a> {
             }
             let path = self.path(kept.segment);
             let file = self.files[kept.segment].file.clone();
-            let reader = &mut self.segments[kept.segment];
-            match reader.frame_at(kept.offset).map_err(Error::io("read", &path))? {
-                Found::Whole(frame) if frame.head == kept.head => {}
-                // It was whole a moment ago. What this read returned must not be written over it.
-                _ => return Err(self.corrupt(kept.segment, kept.offset, "a frame reads otherwise the second time")),
-            }
-            let bytes = reader.bytes(kept.offset, u64::from(kept.head.frame_bytes));
+            let bytes = self.segments[kept.segment].bytes(kept.offset, u64::from(kept.head.frame_bytes));
             let bytes = bytes.map_err(Error::io("read", &path))?;
-            // A long frame's head was verified as it came with an earlier read than the one that is written now.
-            let is_kept = Head::decode(bytes, kept.head.salt) == HeadRead::Head(kept.head);
-            if !is_kept && !planted(Plant::HeadWrittenUnread) {
-                return Err(self.corrupt(kept.segment, kept.offset, "a head reads otherwise the second time"));
+            // It was whole a moment ago, in what other reads returned. These are the bytes that are written over it.
+            let has_head = Head::decode(bytes, kept.head.salt) == HeadRead::Head(kept.head);
+            let is_whole = frame::verify(&kept.head, bytes).is_ok();
+            if !(is_whole && (has_head || planted(Plant::HeadWrittenUnread))) {
+                return Err(self.corrupt(kept.segment, kept.offset, "a frame reads otherwise the second time"));
             }
             file.write_at(bytes, kept.offset).map_err(Error::io("write again", &path))?;
             self.report.frames_rewritten += 1;
