@@ -110,6 +110,7 @@ mod plant;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod snapshot;
 mod stats;
 mod sync;
 
@@ -123,6 +124,7 @@ pub use log::{
 pub use log_storage::LogStorage;
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
+pub use snapshot::{Snapshot, SnapshotError, SnapshotId};
 pub use stats::{Stall, Stats};
 
 /// The README's code compiles.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 /// What the code of a module may use of this crate. Modules that are not listed may use anything.
-const MAY_USE: [(&str, &[&str]); 9] = [
+const MAY_USE: [(&str, &[&str]); 10] = [
     ("plant", &[]),
     ("sync", &[]),
     ("error", &[]),
@@ -17,6 +17,7 @@ const MAY_USE: [(&str, &[&str]); 9] = [
     ("engine", &["engine", "plant", "format", "config", "error", "entry"]),
     ("disk", &["disk", "config", "error", "sync"]),
     ("segment", &["segment", "engine", "plant", "format", "disk", "config", "error", "entry"]),
+    ("snapshot", &["snapshot", "plant", "format", "disk", "config", "error"]),
 ];
 
 /// Where threads may be started: the log itself, and where a driver or the kernel is tried.
