@@ -80,6 +80,7 @@
 //! | `engine` | the decisions, without I/O, clock or threads | no |
 //! | [`disk`] | a directory of files and the drivers that write to it | yes |
 //! | `segment` | segments on a disk: recovery, spares, reading | no |
+//! | `snapshot` | states of a machine as streamed files | its items |
 //! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
 #![cfg_attr(
     any(test, feature = "sim"),
@@ -110,6 +111,7 @@ mod plant;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod snapshot;
 mod stats;
 mod sync;
 
@@ -123,6 +125,7 @@ pub use log::{
 pub use log_storage::LogStorage;
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
+pub use snapshot::{SnapshotError, SnapshotOptions, SnapshotReader};
 pub use stats::{Stall, Stats};
 
 /// The README's code compiles.
