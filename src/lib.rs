@@ -80,6 +80,7 @@
 //! | `engine` | the decisions, without I/O, clock or threads | no |
 //! | [`disk`] | a directory of files and the drivers that write to it | yes |
 //! | `segment` | segments on a disk: recovery, spares, reading | no |
+//! | `snapshot` | states of a machine as streamed files | its items |
 //! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
 #![cfg_attr(
     any(test, feature = "sim"),
@@ -124,7 +125,7 @@ pub use log::{
 pub use log_storage::LogStorage;
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
-pub use snapshot::{Snapshot, SnapshotError, SnapshotId};
+pub use snapshot::{Snapshot, SnapshotError, SnapshotId, SnapshotOptions, SnapshotReader};
 pub use stats::{Stall, Stats};
 
 /// The README's code compiles.

@@ -4,10 +4,11 @@
 //! before are there still.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::SnapshotId;
 use crate::error::{Error, advice};
+use crate::format::snapshot::SnapshotDefect;
 
 /// What can go wrong with snapshots, by what the caller should do about it.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,35 @@ impl SnapshotError {
         move |source| match source.downcast::<SnapshotError>() {
             Ok(carried) => carried,
             Err(source) => SnapshotError::Io { action, path, source },
+        }
+    }
+
+    /// What a stream says again and again once it failed: the error, as far as it can be told twice.
+    pub(crate) fn again(&self) -> SnapshotError {
+        match self {
+            SnapshotError::Io { action, path, source } => {
+                let same = source.raw_os_error().map(io::Error::from_raw_os_error);
+                let source = same.unwrap_or_else(|| io::Error::new(source.kind(), source.to_string()));
+                SnapshotError::Io { action, path: path.clone(), source }
+            }
+            SnapshotError::Corrupt { file, offset, reason } => {
+                SnapshotError::Corrupt { file: file.clone(), offset: *offset, reason: reason.clone() }
+            }
+            SnapshotError::Unsupported { file, what } => {
+                SnapshotError::Unsupported { file: file.clone(), what: what.clone() }
+            }
+            other => SnapshotError::Config(other.to_string()),
+        }
+    }
+
+    /// Says in which file a defect is.
+    pub(crate) fn of(defect: SnapshotDefect, file: &Path) -> SnapshotError {
+        let file = file.to_owned();
+        match defect {
+            SnapshotDefect::Corrupt { offset, reason } => {
+                SnapshotError::Corrupt { file, offset, reason: reason.to_owned() }
+            }
+            SnapshotDefect::Unsupported(what) => SnapshotError::Unsupported { file, what },
         }
     }
 

@@ -9,11 +9,20 @@
 //! log or what a state means.
 
 mod error;
+mod options;
+mod pool;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::fmt;
 use std::str::FromStr;
 
 pub use error::SnapshotError;
+pub use options::SnapshotOptions;
+pub use reader::SnapshotReader;
+pub(crate) use writer::SnapshotStream;
 
 use crate::format::INDEX_MAX;
 use crate::format::names;
