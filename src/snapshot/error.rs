@@ -55,6 +55,14 @@ pub enum SnapshotError {
         /// The file.
         path: PathBuf,
     },
+    /// Not all of a snapshot has arrived.
+    #[error("{path} has only the first {offset} bytes of a snapshot: go on receiving it from there")]
+    Incomplete {
+        /// The file that holds what has arrived.
+        path: PathBuf,
+        /// Where to go on, in bytes.
+        offset: u64,
+    },
     /// A snapshot is damaged. Nothing was cut or deleted.
     #[error(
         "{file} is damaged at byte {offset} ({reason}); nothing was changed: use the snapshot before it, or a copy of another machine"
@@ -68,7 +76,7 @@ pub enum SnapshotError {
         reason: String,
     },
     /// A snapshot that is whole but stands under the name of another one.
-    #[error("{file} holds {found}: it was renamed or copied over another one; give it its own name back")]
+    #[error("{file} holds {found}, which is not what its name says: give it its own name back")]
     Misnamed {
         /// The file.
         file: PathBuf,
