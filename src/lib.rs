@@ -83,6 +83,7 @@
 //! | `snapshot` | states of a machine as streamed files | its items |
 //! | `snapshot` | snapshots of a state machine, beside the log: [`FileSnapshots`] | its items |
 //! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
+//! | [`machine`] | what the entries mean: [`StateMachine`], a key-value store, a counter | yes |
 #![cfg_attr(
     any(test, feature = "sim"),
     doc = "| [`sim`] | a simulated disk that loses what a real one may lose | feature `sim` |"
@@ -107,6 +108,7 @@ pub mod format;
 pub mod fuzzing;
 mod log;
 mod log_storage;
+pub mod machine;
 mod mem_log;
 mod plant;
 mod segment;
@@ -124,6 +126,7 @@ pub use log::{
     Batch, Entries, Event, EventStream, Log, LogState, Pending, SegmentInfo, SegmentRole, Subscription, Upto,
 };
 pub use log_storage::LogStorage;
+pub use machine::{StateImage, StateMachine};
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
 pub use snapshot::{
