@@ -80,6 +80,8 @@
 //! | `engine` | the decisions, without I/O, clock or threads | no |
 //! | [`disk`] | a directory of files and the drivers that write to it | yes |
 //! | `segment` | segments on a disk: recovery, spares, reading | no |
+//! | `snapshot` | states of a machine as streamed files | its items |
+//! | `snapshot` | snapshots of a state machine, beside the log: [`FileSnapshots`] | its items |
 //! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
 //! | [`machine`] | what the entries mean: [`StateMachine`], a key-value store, a counter | yes |
 #![cfg_attr(
@@ -112,6 +114,7 @@ mod plant;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod snapshot;
 mod stats;
 mod sync;
 
@@ -126,6 +129,10 @@ pub use log_storage::LogStorage;
 pub use machine::{StateImage, StateMachine};
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
+pub use snapshot::{
+    FileSnapshots, MemSnapshots, Snapshot, SnapshotError, SnapshotId, SnapshotImporter, SnapshotManager,
+    SnapshotOptions, SnapshotReader, SnapshotWriter,
+};
 pub use stats::{Stall, Stats};
 
 /// The README's code compiles.
