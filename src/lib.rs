@@ -81,6 +81,7 @@
 //! | [`disk`] | a directory of files and the drivers that write to it | yes |
 //! | `segment` | segments on a disk: recovery, spares, reading | no |
 //! | `snapshot` | states of a machine as streamed files | its items |
+//! | `snapshot` | snapshots of a state machine, beside the log: [`FileSnapshots`] | its items |
 //! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
 #![cfg_attr(
     any(test, feature = "sim"),
@@ -125,7 +126,10 @@ pub use log::{
 pub use log_storage::LogStorage;
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
-pub use snapshot::{SnapshotError, SnapshotOptions, SnapshotReader};
+pub use snapshot::{
+    FileSnapshots, MemSnapshots, Snapshot, SnapshotError, SnapshotId, SnapshotImporter, SnapshotManager,
+    SnapshotOptions, SnapshotReader, SnapshotWriter,
+};
 pub use stats::{Stall, Stats};
 
 /// The README's code compiles.
