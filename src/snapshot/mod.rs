@@ -116,7 +116,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// What an open file says of itself.
-    fn of(reader: &SnapshotReader) -> Snapshot {
+    pub(crate) fn of(reader: &SnapshotReader) -> Snapshot {
         let (meta, totals) = (reader.meta(), reader.totals());
         let SnapshotMeta { index, term, timestamp_ms, ref machine } = *meta;
         let SnapshotTotals { raw_bytes, stored_bytes, checksum, .. } = *totals;
