@@ -160,14 +160,14 @@ pub enum Error {
 }
 
 /// What to do about an answer of the operating system that has a usual cause.
-fn advice(source: &io::Error) -> &'static str {
+pub(crate) fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::PermissionDenied => "; give this user the right to read and write there",
-        io::ErrorKind::ReadOnlyFilesystem => "; mount it writable, or open the log read-only",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount it writable, or open it read-only",
         io::ErrorKind::NotFound => "; check the path",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free space on the disk",
         _ if source.raw_os_error().is_some_and(is_out_of_descriptors) => "; raise the limit on open files",
-        io::ErrorKind::IsADirectory => "; move the directory away: the log has a file of this name",
+        io::ErrorKind::IsADirectory => "; move the directory away: a file of ours has this name",
         _ => "",
     }
 }

@@ -80,8 +80,10 @@
 //! | `engine` | the decisions, without I/O, clock or threads | no |
 //! | [`disk`] | a directory of files and the drivers that write to it | yes |
 //! | `segment` | segments on a disk: recovery, spares, reading | no |
+//! | `snapshot` | snapshots of a state machine, beside the log: [`FileSnapshots`] | its items |
 //! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
-//! | [`machine`] | what the entries mean: [`StateMachine`], a key-value store, a counter | yes |
+//! | [`machine`] | what the entries mean: [`StateMachine`], a key-value store, a counter; and what drives them: [`Driver`] | yes |
+//! | `store` | a durable key-value store: [`KvStore`] | its items |
 #![cfg_attr(
     any(test, feature = "sim"),
     doc = "| [`sim`] | a simulated disk that loses what a real one may lose | feature `sim` |"
@@ -93,7 +95,6 @@
 //!   state machine and its own recovery, for tests of this crate and of such programs.
 #![deny(missing_docs)]
 
-#[cfg(test)]
 mod block_on;
 mod config;
 pub mod disk;
@@ -112,7 +113,9 @@ mod plant;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod snapshot;
 mod stats;
+mod store;
 mod sync;
 
 pub use config::{Config, Durability, IoChoice, Verify, Wait};
@@ -123,10 +126,17 @@ pub use log::{
     Batch, Entries, Event, EventStream, Log, LogState, Pending, SegmentInfo, SegmentRole, Subscription, Upto,
 };
 pub use log_storage::LogStorage;
-pub use machine::{StateImage, StateMachine};
+pub use machine::{
+    Driver, DriverConfig, DriverError, DriverReport, DriverStats, KvOp, MachineFailure, StateImage, StateMachine,
+};
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
+pub use snapshot::{
+    FileSnapshots, MemSnapshots, Snapshot, SnapshotError, SnapshotId, SnapshotImporter, SnapshotManager,
+    SnapshotOptions, SnapshotReader, SnapshotWriter,
+};
 pub use stats::{Stall, Stats};
+pub use store::{KvStore, Storage, StoreConfig, StoreError, Swap};
 
 /// The README's code compiles.
 #[cfg(doctest)]

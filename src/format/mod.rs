@@ -34,6 +34,7 @@ pub mod index;
 pub mod lock;
 pub mod names;
 pub mod segment;
+pub mod snapshot;
 pub mod state;
 
 /// The format version this crate writes and the only one it reads.

@@ -63,8 +63,20 @@ fn check_name(name: &str) {
         Name::Lock => assert_eq!(name, names::LOCK),
         Name::Temporary => assert!(name.ends_with(".tmp")),
         Name::Cut => assert!(name.ends_with(".bin")),
+        Name::Snapshot(index, term) => assert_eq!(names::snapshot(index, term), name),
+        Name::SnapshotTemporary(index, term) => {
+            check_random(name, |random| names::snapshot_temporary(index, term, random))
+        }
+        Name::SnapshotPartial(index, term) => check_random(name, |random| names::snapshot_partial(index, term, random)),
+        Name::SnapshotDamaged(index, term) => check_random(name, |random| names::snapshot_damaged(index, term, random)),
         Name::Other => {}
     }
+}
+
+/// A name with a random number in it, which is its last part but one.
+fn check_random(name: &str, make: impl Fn(u64) -> String) {
+    let random = name.rsplit('.').nth(1).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    assert_eq!(random.map(make).as_deref(), Some(name));
 }
 
 /// Inputs to begin with.

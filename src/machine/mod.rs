@@ -8,6 +8,7 @@
 
 pub(crate) mod codec;
 pub(crate) mod counter;
+mod driver;
 mod error;
 pub(crate) mod kv;
 mod map;
@@ -18,6 +19,7 @@ use std::io::{self, Read, Write};
 use bytes::Bytes;
 
 pub use counter::{CounterCommand, CounterError, CounterImage, CounterStateMachine};
+pub use driver::{Driver, DriverConfig, DriverError, DriverReport, DriverStats, MachineFailure};
 pub use error::{CommandError, StateError};
 pub use kv::{KvCommand, KvError, KvImage, KvOp, KvRange, KvResponse, KvStateMachine};
 

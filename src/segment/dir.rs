@@ -24,6 +24,8 @@ pub(crate) struct Listing {
     pub(crate) indexes: Vec<u64>,
     pub(crate) temporaries: Vec<String>,
     pub(crate) has_lock: bool,
+    /// One of the snapshots beside the log.
+    pub(crate) snapshot: Option<String>,
     /// A file that is not the log's.
     pub(crate) foreign: Option<String>,
 }
@@ -42,7 +44,11 @@ impl Listing {
                 Name::Other if name == "lost+found/" => {}
                 // Left by an open that was killed while it tried the disk.
                 Name::Other if name == disk::PROBE_NAME => listing.temporaries.push(name),
-                Name::Other => listing.foreign = Some(name),
+                // None of the log's business, but they tell of a log: where they are and no segment is, one is lost.
+                Name::Snapshot(..) => listing.snapshot = Some(name),
+                Name::SnapshotTemporary(..) | Name::SnapshotPartial(..) | Name::SnapshotDamaged(..) | Name::Other => {
+                    listing.foreign = Some(name);
+                }
             }
         }
         listing.segments.sort_unstable();
@@ -52,10 +58,12 @@ impl Listing {
     /// Refuses a directory with other people's files in which nothing is ours: also a lock file that is none of ours.
     pub(crate) fn check_ours(&self, disk: &dyn Disk) -> Result<()> {
         let foreign = |found| Err(Error::Foreign { path: disk.path().into(), found });
-        match &self.foreign {
+        match (&self.foreign, &self.snapshot) {
             _ if !self.segments.is_empty() => Ok(()),
             _ if self.has_lock && !is_lock_file(disk)? => foreign("its file \"lock\" is another program's".into()),
-            Some(name) if !self.has_lock => foreign(format!("it holds {name:?} and no segment")),
+            // Also where the lock file is there: they were made from a log.
+            (_, Some(name)) => foreign(format!("it holds {name:?} and no segment: the log it was made from is gone")),
+            (Some(name), None) if !self.has_lock => foreign(format!("it holds {name:?} and no segment")),
             _ => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use std::ops::{Bound, RangeBounds};
 use bytes::Bytes;
 
 use super::error::{CommandError, StateError};
-use super::map::{self, Map};
+use super::map::{self, Entries, Image, Map};
 use super::{StateImage, StateMachine};
 
 pub use command::{KvCommand, KvOp};
@@ -64,7 +64,7 @@ pub enum KvError {
 
 impl KvStateMachine {
     /// The longest key, in bytes.
-    pub const KEY_BYTES_MAX: usize = 64 << 10;
+    pub const KEY_BYTES_MAX: usize = map::KEY_BYTES_MAX;
     /// The longest value, in bytes. The log has limits of its own, which may be lower.
     pub const VALUE_BYTES_MAX: usize = 256 << 20;
 
@@ -75,32 +75,32 @@ impl KvStateMachine {
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.map.get_bytes(key)
+        self.map.entries().get_bytes(key)
     }
 
     /// The value of a key, lent.
     pub fn get_ref(&self, key: &[u8]) -> Option<&[u8]> {
-        self.map.get(key)
+        self.map.entries().get(key)
     }
 
     /// Whether the key is there.
     pub fn contains_key(&self, key: &[u8]) -> bool {
-        self.map.get(key).is_some()
+        self.map.entries().get(key).is_some()
     }
 
     /// The entries whose keys lie in a range, in order. A range that ends before it begins has none.
     pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> KvRange<'_> {
-        KvRange::new(&self.map, &range)
+        KvRange::new(self.map.entries(), &range)
     }
 
     /// All entries, in the order of their keys.
     pub fn iter(&self) -> KvRange<'_> {
-        KvRange(self.map.iter())
+        KvRange(self.map.entries().iter())
     }
 
     /// Number of keys.
     pub fn len(&self) -> u64 {
-        self.map.len()
+        self.map.entries().len()
     }
 
     /// Whether there are no keys.
@@ -110,7 +110,7 @@ impl KvStateMachine {
 
     /// Bytes of all keys and values.
     pub fn bytes(&self) -> u64 {
-        self.map.bytes()
+        self.map.entries().bytes()
     }
 
     fn step(&mut self, command: KvCommand) -> Result<KvResponse, KvError> {
@@ -152,7 +152,7 @@ impl KvStateMachine {
     ) -> Result<KvResponse, KvError> {
         check_key(key)?;
         new.as_deref().map_or(Ok(()), check_value)?;
-        if self.map.get(key) != expected.as_deref() {
+        if self.map.entries().get(key) != expected.as_deref() {
             return Ok(KvResponse::Differs(self.get(key)));
         }
         match new {
@@ -208,7 +208,7 @@ impl StateMachine for KvStateMachine {
     }
 
     fn image(&self) -> KvImage {
-        KvImage { map: self.map.image() }
+        KvImage { image: self.map.image() }
     }
 
     async fn restore(&mut self, source: &mut (dyn Read + Send)) -> Result<(), KvError> {
@@ -230,8 +230,8 @@ impl StateMachine for KvStateMachine {
 pub struct KvRange<'a>(map::Range<'a>);
 
 impl<'a> KvRange<'a> {
-    fn new<K: AsRef<[u8]>>(map: &'a Map, range: &impl RangeBounds<K>) -> KvRange<'a> {
-        KvRange(map.range(range.start_bound().map(K::as_ref), range.end_bound().map(K::as_ref)))
+    fn new<K: AsRef<[u8]>>(entries: &'a Entries, range: &impl RangeBounds<K>) -> KvRange<'a> {
+        KvRange(entries.range(range.start_bound().map(K::as_ref), range.end_bound().map(K::as_ref)))
     }
 }
 
@@ -246,33 +246,33 @@ impl<'a> Iterator for KvRange<'a> {
 /// A [`KvStateMachine`] at one moment, to be read or written while the machine goes on.
 #[derive(Clone, Debug)]
 pub struct KvImage {
-    map: Map,
+    image: Image,
 }
 
 impl KvImage {
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.map.get_bytes(key)
+        self.image.entries().get_bytes(key)
     }
 
     /// The value of a key, lent.
     pub fn get_ref(&self, key: &[u8]) -> Option<&[u8]> {
-        self.map.get(key)
+        self.image.entries().get(key)
     }
 
     /// The entries whose keys lie in a range, in order. A range that ends before it begins has none.
     pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> KvRange<'_> {
-        KvRange::new(&self.map, &range)
+        KvRange::new(self.image.entries(), &range)
     }
 
     /// All entries, in the order of their keys.
     pub fn iter(&self) -> KvRange<'_> {
-        KvRange(self.map.iter())
+        KvRange(self.image.entries().iter())
     }
 
     /// Number of keys.
     pub fn len(&self) -> u64 {
-        self.map.len()
+        self.image.entries().len()
     }
 
     /// Whether there are no keys.
@@ -282,12 +282,12 @@ impl KvImage {
 
     /// Bytes of all keys and values.
     pub fn bytes(&self) -> u64 {
-        self.map.bytes()
+        self.image.entries().bytes()
     }
 }
 
 impl StateImage for KvImage {
     fn write_to(self, sink: &mut dyn Write) -> io::Result<()> {
-        state::write(&self.map, sink)
+        state::write(self.image.entries(), sink)
     }
 }

@@ -17,7 +17,7 @@ use std::io::{self, BufReader, Read, Write};
 
 use crate::machine::codec::{number_at, put_number};
 use crate::machine::error::StateError;
-use crate::machine::map::{Builder, Map};
+use crate::machine::map::{Builder, Entries, Map};
 
 /// How a state begins.
 const MAGIC: [u8; 4] = *b"RWKV";
@@ -29,13 +29,13 @@ const HEAD_BYTES: usize = 21;
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Writes the entries of a map.
-pub(crate) fn write(map: &Map, sink: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn write(entries: &Entries, sink: &mut dyn Write) -> io::Result<()> {
     let mut piece = Vec::with_capacity(PIECE_BYTES);
     piece.extend_from_slice(&MAGIC);
     piece.push(VERSION);
-    piece.extend_from_slice(&map.len().to_le_bytes());
-    piece.extend_from_slice(&map.bytes().to_le_bytes());
-    for (key, value) in map.iter() {
+    piece.extend_from_slice(&entries.len().to_le_bytes());
+    piece.extend_from_slice(&entries.bytes().to_le_bytes());
+    for (key, value) in entries.iter() {
         put_number(&mut piece, key.len() as u64);
         put_number(&mut piece, value.len() as u64);
         for part in [key, value] {

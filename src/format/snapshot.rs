@@ -1,0 +1,562 @@
+//! A snapshot file, version 1: a valid zstd file in zstd's seekable format, with frames of our own that zstd skips.
+//!
+//! Pure: bytes to values and back. Whatever is read is checked before it is believed; nothing here compresses, reads a
+//! file or allocates by a length that was not held against what is there.
+//!
+//! # Layout
+//!
+//! | frame | what |
+//! |---|---|
+//! | header (skippable) | version, which state this is, size of a chunk, the file's salt |
+//! | for each chunk: chunk header (skippable) | its number, sizes and checksums |
+//! | for each chunk: a zstd frame | the chunk, compressed on its own, with zstd's own content checksum |
+//! | trailer (skippable) | totals, checksum of the whole state, checksum of the seek table |
+//! | padding (skippable) | zeros, so that the file is a multiple of 4096 bytes |
+//! | seek table (skippable) | as the seekable format says: it must be last |
+//!
+//! Every chunk but the last holds exactly the header's chunk size of the state, so where a byte of the state lies follows
+//! from its offset, and where its chunk lies in the file from the seek table. What a chunk is stands before it, not behind
+//! it: the file can be verified from the front while it arrives, without seeking. The seek table has an entry for
+//! every frame, the skippable ones with a decompressed size of 0, as the seekable format asks.
+//!
+//! # Checksums
+//!
+//! The checksums of the frames that are ours, of a chunk's stored bytes and of the seek table are salted and masked (see
+//! [`crate::format`]) with the file's salt, which is drawn anew for each file: no frame of another snapshot verifies in this one.
+//! Those of a chunk's raw bytes and of the whole state are plain CRC-32C: the whole's is combined from the chunks'.
+//! Magic and version have a checksum of their own, whose place no later version changes: so a newer version is told
+//! from damage.
+//!
+//! # Why not a crate for the seekable format
+//!
+//! `zeekstd` was looked at. It compresses on the caller's thread and offers no hook for a pool; it knows one frame for each
+//! entry of its table and no skippable frame between them; its table has no checksum that could be held against a stored
+//! one. What would be left of it is the seek table, forty lines here. It is used where it is worth more: a test reads our
+//! files with it.
+
+use super::{Salted, all_zero, crc, put, u32_at, u64_at};
+
+/// The version of snapshot files that this crate writes, and the only one it reads.
+pub const SNAPSHOT_VERSION: u32 = 1;
+
+/// The smallest size of a chunk of the state, in bytes.
+pub const CHUNK_BYTES_MIN: u32 = 1 << 10;
+
+/// The largest size of a chunk of the state, in bytes: what a reader must be ready to hold for each chunk.
+pub const CHUNK_BYTES_MAX: u32 = 8 << 20;
+
+/// The longest name of a machine, in bytes.
+pub const MACHINE_BYTES_MAX: usize = 64;
+
+/// A snapshot file is a multiple of this many bytes long.
+pub const SNAPSHOT_BLOCK_BYTES: u64 = 4096;
+
+/// Size of the header frame in bytes.
+pub const HEADER_BYTES: usize = FRAME_HEADER_BYTES + 128;
+
+/// Size of a chunk's header frame in bytes.
+pub const CHUNK_HEADER_BYTES: usize = FRAME_HEADER_BYTES + 32;
+
+/// Size of the seek table's footer in bytes: the last of the file.
+pub const FOOTER_BYTES: usize = 9;
+
+/// The most chunks that a file can have: what the seekable format allows in frames.
+pub const CHUNKS_MAX: u64 = (0x0800_0000 - 3) / 2;
+
+const TRAILER_BYTES: usize = FRAME_HEADER_BYTES + 44;
+const FRAME_HEADER_BYTES: usize = 8;
+const ENTRY_BYTES: usize = 8;
+
+/// One of the sixteen that zstd leaves to its users.
+const OUR_FRAME: u32 = 0x184D_2A57;
+const SEEK_TABLE_FRAME: u32 = 0x184D_2A5E;
+const SEEKABLE_MAGIC: u32 = 0x8F92_EAB1;
+const MAGIC: [u8; 8] = *b"ringwsnp";
+
+/// What the frames that are ours begin with, after the header.
+const KIND_CHUNK: u32 = 1;
+const KIND_TRAILER: u32 = 2;
+
+/// Which state a snapshot holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotMeta {
+    /// Index of the last entry that was applied to the state.
+    pub index: u64,
+    /// Term of that entry.
+    pub term: u64,
+    /// When the snapshot was taken, in milliseconds since the Unix epoch.
+    pub timestamp_ms: u64,
+    /// Which machine's state it is and in which version of its encoding, as in `kv/1`: at most 64 bytes.
+    pub machine: String,
+}
+
+/// What a snapshot file amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotTotals {
+    /// Size of the state in bytes.
+    pub raw_bytes: u64,
+    /// Size of the file in bytes.
+    pub stored_bytes: u64,
+    /// Chunks in the file.
+    pub chunks: u64,
+    /// CRC-32C of the whole state.
+    pub checksum: u32,
+}
+
+/// Why bytes are not a snapshot of this version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotDefect {
+    /// Damaged, cut short, or not a snapshot.
+    Corrupt {
+        /// The place in the file, in bytes.
+        offset: u64,
+        /// What did not fit.
+        reason: &'static str,
+    },
+    /// Written by a newer version.
+    Unsupported(String),
+}
+
+fn corrupt(offset: u64, reason: &'static str) -> SnapshotDefect {
+    SnapshotDefect::Corrupt { offset, reason }
+}
+
+/// The most bytes that a chunk of `raw_bytes` may take once it is compressed: what zstd itself may need, and a little.
+pub const fn stored_bytes_max(raw_bytes: u32) -> u32 {
+    raw_bytes + raw_bytes / 256 + 512
+}
+
+/// The first frame of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotHeader {
+    /// Which state.
+    pub meta: SnapshotMeta,
+    /// Size of every chunk but the last, in bytes of the state.
+    pub chunk_bytes: u32,
+    /// Drawn anew for each file: it tells this file from any other of the same state.
+    pub salt: u64,
+}
+
+// Offsets in the header frame.
+const AT_VERSION: usize = 16;
+const AT_PREFIX_CHECKSUM: usize = 20;
+const AT_CHUNK_BYTES: usize = 24;
+const AT_MACHINE_BYTES: usize = 28;
+const AT_SALT: usize = 32;
+const AT_INDEX: usize = 40;
+const AT_TERM: usize = 48;
+const AT_TIMESTAMP: usize = 56;
+const AT_MACHINE: usize = 64;
+const AT_FLAGS: usize = 128;
+
+impl SnapshotHeader {
+    /// The header frame.
+    ///
+    /// # Panics
+    ///
+    /// Where the machine's name is longer than [`MACHINE_BYTES_MAX`].
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut frame = skippable::<HEADER_BYTES>();
+        put(&mut frame, FRAME_HEADER_BYTES, &MAGIC);
+        put(&mut frame, AT_VERSION, &SNAPSHOT_VERSION.to_le_bytes());
+        let prefix_checksum = crc::append(0, &frame[FRAME_HEADER_BYTES..AT_PREFIX_CHECKSUM]);
+        put(&mut frame, AT_PREFIX_CHECKSUM, &prefix_checksum.to_le_bytes());
+        put(&mut frame, AT_CHUNK_BYTES, &self.chunk_bytes.to_le_bytes());
+        put(&mut frame, AT_MACHINE_BYTES, &(self.meta.machine.len() as u32).to_le_bytes());
+        put(&mut frame, AT_SALT, &self.salt.to_le_bytes());
+        put(&mut frame, AT_INDEX, &self.meta.index.to_le_bytes());
+        put(&mut frame, AT_TERM, &self.meta.term.to_le_bytes());
+        put(&mut frame, AT_TIMESTAMP, &self.meta.timestamp_ms.to_le_bytes());
+        put(&mut frame[..AT_FLAGS], AT_MACHINE, self.meta.machine.as_bytes());
+        seal(&mut frame, self.salt);
+        frame
+    }
+
+    /// Reads a header frame from the start of a file's bytes.
+    ///
+    /// # Errors
+    ///
+    /// A defect, also where there are too few bytes.
+    pub fn decode(bytes: &[u8]) -> Result<SnapshotHeader, SnapshotDefect> {
+        check_prefix(bytes)?;
+        let frame = bytes.get(..HEADER_BYTES).ok_or_else(|| corrupt(0, "the file ends within its header"))?;
+        let salt = u64_at(frame, AT_SALT);
+        check_sealed(frame, salt, 0, "the header does not match its checksum")?;
+        match u32_at(frame, AT_FLAGS) {
+            0 => {}
+            flags => return Err(SnapshotDefect::Unsupported(format!("a header with the flags {flags:#x}"))),
+        }
+        let chunk_bytes = u32_at(frame, AT_CHUNK_BYTES);
+        if !(CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk_bytes) {
+            return Err(corrupt(AT_CHUNK_BYTES as u64, "the size of a chunk is out of its range"));
+        }
+        let machine = machine_of(frame).ok_or_else(|| corrupt(AT_MACHINE as u64, "the machine's name is not one"))?;
+        let (index, term) = (u64_at(frame, AT_INDEX), u64_at(frame, AT_TERM));
+        let meta = SnapshotMeta { index, term, timestamp_ms: u64_at(frame, AT_TIMESTAMP), machine };
+        Ok(SnapshotHeader { meta, chunk_bytes, salt })
+    }
+}
+
+/// What every version begins with.
+fn check_prefix(bytes: &[u8]) -> Result<(), SnapshotDefect> {
+    let prefix = bytes.get(..AT_CHUNK_BYTES).ok_or_else(|| corrupt(0, "the file is too short for a snapshot"))?;
+    if u32_at(prefix, 0) != OUR_FRAME || prefix[FRAME_HEADER_BYTES..AT_VERSION] != MAGIC {
+        return Err(corrupt(0, "the file does not begin as a snapshot does"));
+    }
+    let checksum = crc::append(0, &prefix[FRAME_HEADER_BYTES..AT_PREFIX_CHECKSUM]);
+    if checksum != u32_at(prefix, AT_PREFIX_CHECKSUM) {
+        return Err(corrupt(AT_VERSION as u64, "the version does not match its checksum"));
+    }
+    match u32_at(prefix, AT_VERSION) {
+        SNAPSHOT_VERSION => Ok(()),
+        version => Err(SnapshotDefect::Unsupported(format!("snapshot format version {version}"))),
+    }
+}
+
+fn machine_of(frame: &[u8]) -> Option<String> {
+    let bytes = &frame[AT_MACHINE..AT_FLAGS];
+    let name = bytes.get(..u32_at(frame, AT_MACHINE_BYTES) as usize)?;
+    all_zero(&bytes[name.len()..]).then(|| std::str::from_utf8(name).ok().map(str::to_owned)).flatten()
+}
+
+/// A skippable frame of ours of `N` bytes in all, zeros behind its own header.
+fn skippable<const N: usize>() -> [u8; N] {
+    let mut frame = [0; N];
+    put(&mut frame, 0, &frame_header(OUR_FRAME, N - FRAME_HEADER_BYTES));
+    frame
+}
+
+fn frame_header(magic: u32, content_bytes: usize) -> [u8; FRAME_HEADER_BYTES] {
+    let mut header = [0; FRAME_HEADER_BYTES];
+    put(&mut header, 0, &magic.to_le_bytes());
+    put(&mut header, 4, &(content_bytes as u32).to_le_bytes());
+    header
+}
+
+/// Writes the checksum over a frame into its last four bytes.
+fn seal(frame: &mut [u8], salt: u64) {
+    let at = frame.len() - 4;
+    let checksum = salted(salt, &frame[..at]);
+    put(frame, at, &checksum.to_le_bytes());
+}
+
+fn check_sealed(frame: &[u8], salt: u64, offset: u64, reason: &'static str) -> Result<(), SnapshotDefect> {
+    let at = frame.len() - 4;
+    let is_sealed = frame[..FRAME_HEADER_BYTES] == frame_header(OUR_FRAME, frame.len() - FRAME_HEADER_BYTES)
+        && salted(salt, &frame[..at]) == u32_at(frame, at);
+    is_sealed.then_some(()).ok_or_else(|| corrupt(offset, reason))
+}
+
+fn salted(salt: u64, bytes: &[u8]) -> u32 {
+    Salted::new(salt).over(bytes).value()
+}
+
+/// The CRC-32C of raw bytes, plain: those of the chunks combine to that of the whole.
+pub fn raw_checksum(bytes: &[u8]) -> u32 {
+    crc::append(0, bytes)
+}
+
+/// The checksum of all that came before and then `chunk_bytes` more, whose own is `chunk_checksum`.
+pub fn combined_checksum(before: u32, chunk_checksum: u32, chunk_bytes: usize) -> u32 {
+    crc32c::crc32c_combine(before, chunk_checksum, chunk_bytes)
+}
+
+/// What stands before a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkHeader {
+    /// Counts from 0.
+    pub number: u64,
+    /// Size of the zstd frame behind this header, in bytes.
+    pub stored_bytes: u32,
+    /// Size of what it decompresses to, in bytes.
+    pub raw_bytes: u32,
+    /// Of the zstd frame: see [`ChunkHeader::of`].
+    pub stored_checksum: u32,
+    /// Of what it decompresses to: see [`raw_checksum`].
+    pub raw_checksum: u32,
+}
+
+impl ChunkHeader {
+    /// Describes a chunk whose raw bytes have this checksum.
+    pub fn of(number: u64, stored: &[u8], raw_bytes: u32, raw_checksum: u32, salt: u64) -> ChunkHeader {
+        let stored_bytes = stored.len() as u32;
+        ChunkHeader { number, stored_bytes, raw_bytes, stored_checksum: salted(salt, stored), raw_checksum }
+    }
+
+    /// The chunk header's frame.
+    pub fn encode(&self, salt: u64) -> [u8; CHUNK_HEADER_BYTES] {
+        let mut frame = skippable::<CHUNK_HEADER_BYTES>();
+        put(&mut frame, 8, &KIND_CHUNK.to_le_bytes());
+        put(&mut frame, 12, &self.stored_bytes.to_le_bytes());
+        put(&mut frame, 16, &self.number.to_le_bytes());
+        put(&mut frame, 24, &self.raw_bytes.to_le_bytes());
+        put(&mut frame, 28, &self.stored_checksum.to_le_bytes());
+        put(&mut frame, 32, &self.raw_checksum.to_le_bytes());
+        seal(&mut frame, salt);
+        frame
+    }
+
+    /// Reads the header of chunk `number` from bytes that begin at `offset` of the file.
+    ///
+    /// # Errors
+    ///
+    /// A defect, also where it is another chunk's header or its sizes are beyond what `file` allows.
+    pub fn decode(
+        bytes: &[u8],
+        number: u64,
+        offset: u64,
+        file: &SnapshotHeader,
+    ) -> Result<ChunkHeader, SnapshotDefect> {
+        let frame = bytes.get(..CHUNK_HEADER_BYTES).ok_or_else(|| corrupt(offset, "a chunk's header is cut short"))?;
+        check_sealed(frame, file.salt, offset, "a chunk's header does not match its checksum")?;
+        let header = ChunkHeader {
+            number: u64_at(frame, 16),
+            stored_bytes: u32_at(frame, 12),
+            raw_bytes: u32_at(frame, 24),
+            stored_checksum: u32_at(frame, 28),
+            raw_checksum: u32_at(frame, 32),
+        };
+        if u32_at(frame, 8) != KIND_CHUNK || header.number != number {
+            return Err(corrupt(offset, "another chunk stands here"));
+        }
+        let are_sizes_sound = (1..=file.chunk_bytes).contains(&header.raw_bytes)
+            && (1..=stored_bytes_max(header.raw_bytes)).contains(&header.stored_bytes);
+        are_sizes_sound.then_some(header).ok_or_else(|| corrupt(offset, "a chunk's sizes are out of their range"))
+    }
+
+    /// Whether this is the zstd frame that the header was made for.
+    pub fn matches(&self, stored: &[u8], salt: u64) -> bool {
+        stored.len() == self.stored_bytes as usize && salted(salt, stored) == self.stored_checksum
+    }
+}
+
+/// Collects what the end of a file says, chunk by chunk.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotIndex {
+    stored_bytes: Vec<u32>,
+    raw_bytes: u64,
+    last_raw_bytes: u32,
+    checksum: u32,
+}
+
+impl SnapshotIndex {
+    /// Chunks so far.
+    pub fn chunks(&self) -> u64 {
+        self.stored_bytes.len() as u64
+    }
+
+    /// Takes in the next chunk.
+    pub fn push(&mut self, chunk: &ChunkHeader) {
+        self.stored_bytes.push(chunk.stored_bytes);
+        self.raw_bytes += u64::from(chunk.raw_bytes);
+        self.last_raw_bytes = chunk.raw_bytes;
+        self.checksum = combined_checksum(self.checksum, chunk.raw_checksum, chunk.raw_bytes as usize);
+    }
+
+    /// The end of the file, from the trailer on, and what it says.
+    pub fn encode_tail(&self, file: &SnapshotHeader) -> (Vec<u8>, SnapshotTotals) {
+        let padding_bytes = self.padding_bytes();
+        let table = self.encode_table(file.chunk_bytes, padding_bytes);
+        let stored_bytes = self.trailer_offset() + (TRAILER_BYTES + padding_bytes + table.len()) as u64;
+        let totals =
+            SnapshotTotals { raw_bytes: self.raw_bytes, stored_bytes, chunks: self.chunks(), checksum: self.checksum };
+        let mut tail = encode_trailer(&totals, padding_bytes, salted(file.salt, &table), file.salt).to_vec();
+        tail.extend(frame_header(OUR_FRAME, padding_bytes - FRAME_HEADER_BYTES));
+        tail.resize(TRAILER_BYTES + padding_bytes, 0);
+        tail.extend(table);
+        (tail, totals)
+    }
+
+    fn trailer_offset(&self) -> u64 {
+        let chunks: u64 = self.stored_bytes.iter().map(|&bytes| CHUNK_HEADER_BYTES as u64 + u64::from(bytes)).sum();
+        HEADER_BYTES as u64 + chunks
+    }
+
+    fn padding_bytes(&self) -> usize {
+        let without = self.trailer_offset() + TRAILER_BYTES as u64 + table_bytes(self.chunks());
+        let least = without + FRAME_HEADER_BYTES as u64;
+        (least.next_multiple_of(SNAPSHOT_BLOCK_BYTES) - without) as usize
+    }
+
+    fn encode_table(&self, chunk_bytes: u32, padding_bytes: usize) -> Vec<u8> {
+        let bytes = table_bytes(self.chunks()) as usize;
+        let mut table = Vec::with_capacity(bytes);
+        table.extend(frame_header(SEEK_TABLE_FRAME, bytes - FRAME_HEADER_BYTES));
+        push_entry(&mut table, HEADER_BYTES as u32, 0);
+        for (number, &stored_bytes) in self.stored_bytes.iter().enumerate() {
+            let is_last = number + 1 == self.stored_bytes.len();
+            push_entry(&mut table, CHUNK_HEADER_BYTES as u32, 0);
+            push_entry(&mut table, stored_bytes, if is_last { self.last_raw_bytes } else { chunk_bytes });
+        }
+        push_entry(&mut table, TRAILER_BYTES as u32, 0);
+        push_entry(&mut table, padding_bytes as u32, 0);
+        table.extend((entries_of(self.chunks()) as u32).to_le_bytes());
+        table.push(0);
+        table.extend(SEEKABLE_MAGIC.to_le_bytes());
+        table
+    }
+}
+
+fn push_entry(table: &mut Vec<u8>, stored_bytes: u32, raw_bytes: u32) {
+    table.extend(stored_bytes.to_le_bytes());
+    table.extend(raw_bytes.to_le_bytes());
+}
+
+/// Header, trailer, padding, and two for each chunk.
+fn entries_of(chunks: u64) -> u64 {
+    3 + 2 * chunks
+}
+
+fn table_bytes(chunks: u64) -> u64 {
+    (FRAME_HEADER_BYTES + FOOTER_BYTES) as u64 + ENTRY_BYTES as u64 * entries_of(chunks)
+}
+
+fn encode_trailer(
+    totals: &SnapshotTotals,
+    padding_bytes: usize,
+    table_checksum: u32,
+    salt: u64,
+) -> [u8; TRAILER_BYTES] {
+    let mut frame = skippable::<TRAILER_BYTES>();
+    put(&mut frame, 8, &KIND_TRAILER.to_le_bytes());
+    put(&mut frame, 12, &totals.checksum.to_le_bytes());
+    put(&mut frame, 16, &totals.chunks.to_le_bytes());
+    put(&mut frame, 24, &totals.raw_bytes.to_le_bytes());
+    put(&mut frame, 32, &totals.stored_bytes.to_le_bytes());
+    put(&mut frame, 40, &table_checksum.to_le_bytes());
+    put(&mut frame, 44, &(padding_bytes as u32).to_le_bytes());
+    seal(&mut frame, salt);
+    frame
+}
+
+/// How many of a file's last bytes have to be read for [`SnapshotTable::decode`], from its very last ones.
+///
+/// # Errors
+///
+/// A defect where the file does not end in a seek table that can be this file's.
+pub fn tail_bytes_max(footer: &[u8; FOOTER_BYTES], file_bytes: u64) -> Result<u64, SnapshotDefect> {
+    let at = file_bytes.saturating_sub(FOOTER_BYTES as u64);
+    let entries = u64::from(u32_at(footer, 0));
+    if u32_at(footer, 5) != SEEKABLE_MAGIC || footer[4] != 0 || !file_bytes.is_multiple_of(SNAPSHOT_BLOCK_BYTES) {
+        return Err(corrupt(at, "the file does not end as a snapshot does"));
+    }
+    let is_odd = !entries.is_multiple_of(2);
+    let chunks = entries.checked_sub(3).filter(|_| is_odd).map(|for_chunks| for_chunks / 2);
+    let chunks = chunks.filter(|&chunks| chunks <= CHUNKS_MAX && table_bytes(chunks) <= file_bytes);
+    let table = table_bytes(chunks.ok_or_else(|| corrupt(at, "the seek table's length cannot be"))?);
+    let padding_max = SNAPSHOT_BLOCK_BYTES + FRAME_HEADER_BYTES as u64;
+    Ok((TRAILER_BYTES as u64 + padding_max + table).min(file_bytes))
+}
+
+/// Where the chunks of a file lie, and what it amounts to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotTable {
+    totals: SnapshotTotals,
+    chunk_bytes: u32,
+    /// Where each chunk's header begins, and where the last chunk ends.
+    offsets: Vec<u64>,
+}
+
+impl SnapshotTable {
+    /// Reads the end of a file of `file_bytes` from its last bytes, at least as many as [`tail_bytes_max`] says.
+    ///
+    /// # Errors
+    ///
+    /// A defect: every byte from the trailer on is checked.
+    pub fn decode(tail: &[u8], file_bytes: u64, header: &SnapshotHeader) -> Result<SnapshotTable, SnapshotDefect> {
+        let from =
+            file_bytes.checked_sub(tail.len() as u64).ok_or_else(|| corrupt(0, "more bytes than the file has"))?;
+        let short = || corrupt(from, "the file is cut short");
+        let footer: &[u8; FOOTER_BYTES] = tail.last_chunk().ok_or_else(short)?;
+        tail_bytes_max(footer, file_bytes)?;
+        let chunks = (u64::from(u32_at(footer, 0)) - 3) / 2;
+        let table_at = tail.len().checked_sub(table_bytes(chunks) as usize).ok_or_else(short)?;
+        let (before, table) = tail.split_at(table_at);
+        let (trailer, trailer_offset) = split_trailer(before, table, from)?;
+        let totals = decode_trailer(trailer, trailer_offset, table, header.salt)?;
+        if (totals.chunks, totals.stored_bytes) != (chunks, file_bytes) {
+            return Err(corrupt(trailer_offset, "the totals are those of another file"));
+        }
+        let offsets = offsets_of(table, &totals, header.chunk_bytes)
+            .filter(|offsets| offsets.last() == Some(&trailer_offset))
+            .ok_or_else(|| corrupt(from + table_at as u64, "the seek table contradicts the file"))?;
+        Ok(SnapshotTable { totals, chunk_bytes: header.chunk_bytes, offsets })
+    }
+
+    /// What the file amounts to.
+    pub fn totals(&self) -> &SnapshotTotals {
+        &self.totals
+    }
+
+    /// The chunk that holds the byte of the state at `offset`; `None` at its end and beyond.
+    pub fn chunk_at(&self, offset: u64) -> Option<u64> {
+        (offset < self.totals.raw_bytes).then(|| offset / u64::from(self.chunk_bytes))
+    }
+
+    /// Where in the state a chunk begins.
+    pub fn raw_offset(&self, number: u64) -> u64 {
+        number * u64::from(self.chunk_bytes)
+    }
+
+    /// Size of a chunk of the state in bytes.
+    pub fn raw_bytes(&self, number: u64) -> u32 {
+        (self.totals.raw_bytes - self.raw_offset(number)).min(self.chunk_bytes.into()) as u32
+    }
+
+    /// Where a chunk lies in the file, from its header on; `None` for a number that is none.
+    pub fn place(&self, number: u64) -> Option<std::ops::Range<u64>> {
+        let at = usize::try_from(number).ok()?;
+        Some(*self.offsets.get(at)?..*self.offsets.get(at + 1)?)
+    }
+}
+
+/// The trailer, and its place in the file: before the padding, whose size the table's last entry says.
+fn split_trailer<'a>(before: &'a [u8], table: &[u8], from: u64) -> Result<(&'a [u8], u64), SnapshotDefect> {
+    let wrong = || corrupt(from + before.len() as u64, "the padding is not what the seek table says");
+    let padding_bytes = u32_at(table, table.len() - FOOTER_BYTES - ENTRY_BYTES) as usize;
+    let padding_at = before.len().checked_sub(padding_bytes).ok_or_else(wrong)?;
+    let (rest, padding) = before.split_at(padding_at);
+    let content_bytes = padding_bytes.checked_sub(FRAME_HEADER_BYTES).ok_or_else(wrong)?;
+    let (header, zeros) = padding.split_at(FRAME_HEADER_BYTES);
+    if header != frame_header(OUR_FRAME, content_bytes) || !all_zero(zeros) {
+        return Err(wrong());
+    }
+    let at = rest.len().checked_sub(TRAILER_BYTES).ok_or_else(wrong)?;
+    Ok((&rest[at..], from + at as u64))
+}
+
+fn decode_trailer(frame: &[u8], offset: u64, table: &[u8], salt: u64) -> Result<SnapshotTotals, SnapshotDefect> {
+    check_sealed(frame, salt, offset, "the trailer does not match its checksum")?;
+    if u32_at(frame, 8) != KIND_TRAILER {
+        return Err(corrupt(offset, "something else stands in the trailer's place"));
+    }
+    if u32_at(frame, 40) != salted(salt, table) {
+        return Err(corrupt(offset, "the seek table does not match its checksum"));
+    }
+    let (chunks, raw_bytes, stored_bytes) = (u64_at(frame, 16), u64_at(frame, 24), u64_at(frame, 32));
+    Ok(SnapshotTotals { raw_bytes, stored_bytes, chunks, checksum: u32_at(frame, 12) })
+}
+
+/// Where the chunks lie; `None` where the table is not one that [`SnapshotIndex`] could have made.
+fn offsets_of(table: &[u8], totals: &SnapshotTotals, chunk_bytes: u32) -> Option<Vec<u64>> {
+    let entries = &table[FRAME_HEADER_BYTES..table.len() - FOOTER_BYTES];
+    let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
+    let entry = |at: usize| (u32_at(&entries[at], 0), u32_at(&entries[at], 4));
+    let count = entries.len();
+    let is_framed = table[..FRAME_HEADER_BYTES] == frame_header(SEEK_TABLE_FRAME, table.len() - FRAME_HEADER_BYTES)
+        && entry(0) == (HEADER_BYTES as u32, 0)
+        && entry(count - 2) == (TRAILER_BYTES as u32, 0)
+        && entry(count - 1).1 == 0;
+    let (mut offsets, mut raw_left) = (Vec::with_capacity(count / 2), totals.raw_bytes);
+    offsets.push(HEADER_BYTES as u64);
+    for at in (1..count - 2).step_by(2) {
+        let ((header_bytes, nothing), (stored_bytes, raw_bytes)) = (entry(at), entry(at + 1));
+        let is_sound = (header_bytes, nothing) == (CHUNK_HEADER_BYTES as u32, 0)
+            && raw_bytes > 0
+            && u64::from(raw_bytes) == raw_left.min(chunk_bytes.into())
+            && (1..=stored_bytes_max(raw_bytes)).contains(&stored_bytes);
+        raw_left = raw_left.checked_sub(raw_bytes.into()).filter(|_| is_sound)?;
+        offsets.push(offsets.last()? + u64::from(header_bytes) + u64::from(stored_bytes));
+    }
+    (is_framed && raw_left == 0).then_some(offsets)
+}
