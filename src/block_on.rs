@@ -1,4 +1,4 @@
-//! Drives one future on this thread, for tests: no runtime, no dependency. The thread sleeps until it is woken.
+//! Drives one future on this thread: no runtime, no dependency. The thread sleeps until it is woken.
 
 use std::future::Future;
 use std::pin::pin;

@@ -80,9 +80,10 @@
 //! | `engine` | the decisions, without I/O, clock or threads | no |
 //! | [`disk`] | a directory of files and the drivers that write to it | yes |
 //! | `segment` | segments on a disk: recovery, spares, reading | no |
-//! | `snapshot` | states of a machine as streamed files | its items |
 //! | `snapshot` | snapshots of a state machine, beside the log: [`FileSnapshots`] | its items |
 //! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
+//! | [`machine`] | what the entries mean: [`StateMachine`], a key-value store, a counter; and what drives them: [`Driver`] | yes |
+//! | `store` | a durable key-value store: [`KvStore`] | its items |
 #![cfg_attr(
     any(test, feature = "sim"),
     doc = "| [`sim`] | a simulated disk that loses what a real one may lose | feature `sim` |"
@@ -94,7 +95,6 @@
 //!   state machine and its own recovery, for tests of this crate and of such programs.
 #![deny(missing_docs)]
 
-#[cfg(test)]
 mod block_on;
 mod config;
 pub mod disk;
@@ -107,6 +107,7 @@ pub mod format;
 pub mod fuzzing;
 mod log;
 mod log_storage;
+pub mod machine;
 mod mem_log;
 mod plant;
 mod segment;
@@ -114,6 +115,7 @@ mod segment;
 pub mod sim;
 mod snapshot;
 mod stats;
+mod store;
 mod sync;
 
 pub use config::{Config, Durability, IoChoice, Verify, Wait};
@@ -124,6 +126,9 @@ pub use log::{
     Batch, Entries, Event, EventStream, Log, LogState, Pending, SegmentInfo, SegmentRole, Subscription, Upto,
 };
 pub use log_storage::LogStorage;
+pub use machine::{
+    Driver, DriverConfig, DriverError, DriverReport, DriverStats, KvOp, MachineFailure, StateImage, StateMachine,
+};
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;
 pub use snapshot::{
@@ -131,6 +136,7 @@ pub use snapshot::{
     SnapshotOptions, SnapshotReader, SnapshotWriter,
 };
 pub use stats::{Stall, Stats};
+pub use store::{KvStore, Storage, StoreConfig, StoreError, Swap};
 
 /// The README's code compiles.
 #[cfg(doctest)]

@@ -95,6 +95,10 @@ impl Ticket {
         self.state.load(Ordering::Acquire) != WAITING
     }
 
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == FAILED
+    }
+
     /// How many threads sleep: waking each costs about a microsecond. An estimate: nobody depends on it.
     pub(crate) fn sleepers(&self) -> u32 {
         self.sleepers.load(Ordering::Relaxed)

@@ -33,6 +33,7 @@ use bytes::Bytes;
 pub use self::batch::Batch;
 use self::core::{Callback, Core, CoreGuard, Hold, Shared, ToHelper, ToWriter};
 use self::open::Threads;
+pub(crate) use self::open::disk_of;
 pub use self::pending::Pending;
 pub use self::reader::Entries;
 pub use self::subscribe::{Event, EventStream, Subscription, Upto};
@@ -248,11 +249,9 @@ impl Log {
     /// # Errors
     ///
     /// Those of [`Log::write`].
-    pub fn write_async(&self, mut batch: Batch) -> impl Future<Output = Result<Range<u64>>> + Send + use<> + 'static {
-        let log = self.clone();
-        let mut intake = Intake { never_blocks: true, ..Intake::default() };
+    pub fn write_async(&self, batch: Batch) -> impl Future<Output = Result<Range<u64>>> + Send + use<> + 'static {
+        let accepted = self.submit_noting_async(batch, |_| {});
         async move {
-            let accepted = std::future::poll_fn(|context| log.poll_accept(&mut batch, &mut intake, context.waker()));
             let pending = accepted.await?;
             let indexes = pending.indexes();
             pending.await?;
@@ -268,15 +267,38 @@ impl Log {
     /// [`Error::Gap`], [`Error::TermFell`], [`Error::TermMismatch`], [`Error::Compacted`], [`Error::NotWritten`],
     /// [`Error::TooLarge`], [`Error::NoSpace`], [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`],
     /// [`Error::InCallback`]. Nothing was accepted then.
-    pub fn submit(&self, mut batch: Batch) -> Result<Pending> {
+    pub fn submit(&self, batch: Batch) -> Result<Pending> {
+        self.submit_noting(batch, |_| {})
+    }
+
+    /// As [`Log::submit`]; `note` sees the accepted batch before any other can be accepted, so that what it notes down is
+    /// in log order, and before the batch can be acknowledged. It runs under the log's lock: it must be quick, and call
+    /// nothing of the log's.
+    pub(crate) fn submit_noting(&self, mut batch: Batch, note: impl FnOnce(&Pending)) -> Result<Pending> {
         self.check_may_block()?;
-        let mut intake = Intake::default();
+        let (mut intake, mut note) = (Intake::default(), Some(note));
         loop {
-            match self.try_accept(&mut batch, &mut intake) {
+            match self.try_accept_noting(&mut batch, &mut intake, &mut once(&mut note)) {
                 Ok(accepted) => return accepted,
                 Err(core) => self.shared().wait_for_room(core),
             }
         }
+    }
+
+    /// As [`Log::submit_noting`], without blocking: the batch is accepted when the future is polled and there is room.
+    pub(crate) fn submit_noting_async<N>(
+        &self,
+        mut batch: Batch,
+        note: N,
+    ) -> impl Future<Output = Result<Pending>> + Send + use<N> + 'static
+    where
+        N: FnOnce(&Pending) + Send + 'static,
+    {
+        let log = self.clone();
+        let (mut intake, mut note) = (Intake { never_blocks: true, ..Intake::default() }, Some(note));
+        std::future::poll_fn(move |context| {
+            log.poll_accept(&mut batch, &mut intake, &mut once(&mut note), context.waker())
+        })
     }
 
     /// Accepts a batch without ever waiting.
@@ -510,7 +532,13 @@ impl Log {
         self.handle.close()
     }
 
-    fn check_may_block(&self) -> Result<()> {
+    /// Whether this is a thread of the log's own, or may be: what the log does would wait for it.
+    pub(crate) fn is_on_own_thread(&self) -> bool {
+        let threads = self.handle.threads.try_lock();
+        threads.map_or(true, |threads| threads.as_ref().is_some_and(Threads::include_this))
+    }
+
+    pub(crate) fn check_may_block(&self) -> Result<()> {
         if self.shared().read_only {
             return Err(Error::ReadOnly);
         }
@@ -523,6 +551,16 @@ impl Log {
 
     /// One attempt at accepting: the result, or the lock still held where the caller is to wait for room.
     fn try_accept(&self, batch: &mut Batch, intake: &mut Intake) -> Result<Result<Pending>, CoreGuard<'_>> {
+        self.try_accept_noting(batch, intake, &mut |_| {})
+    }
+
+    /// As [`Log::try_accept`]; `note` is called under the lock where the batch is accepted.
+    fn try_accept_noting(
+        &self,
+        batch: &mut Batch,
+        intake: &mut Intake,
+        note: &mut dyn FnMut(&Pending),
+    ) -> Result<Result<Pending>, CoreGuard<'_>> {
         let shared = self.shared();
         if shared.read_only {
             return Ok(Err(Error::ReadOnly));
@@ -533,7 +571,11 @@ impl Log {
                 intake.hints.clear();
             }
             match core.accept(shared, &mut batch.requests, &intake.hints) {
-                Ok((accepted, ticket)) => return Ok(Ok(self.accepted(&mut core, accepted, ticket, intake))),
+                Ok((accepted, ticket)) => {
+                    let pending = self.accepted(&mut core, accepted, ticket, intake);
+                    note(&pending);
+                    return Ok(Ok(pending));
+                }
                 Err(Hold::Refused(error)) => return Ok(Err(error)),
                 Err(Hold::QueueFull) => return Err(core),
                 Err(Hold::NoSpare) => return intake.on_no_spare(shared, core),
@@ -552,7 +594,13 @@ impl Log {
 
     /// One attempt of a task: what it needs from the disk is read by the reader thread, and where there is no room its
     /// waker is left behind.
-    fn poll_accept(&self, batch: &mut Batch, intake: &mut Intake, waker: &Waker) -> Poll<Result<Pending>> {
+    fn poll_accept(
+        &self,
+        batch: &mut Batch,
+        intake: &mut Intake,
+        note: &mut dyn FnMut(&Pending),
+        waker: &Waker,
+    ) -> Poll<Result<Pending>> {
         loop {
             if let Some((index, answer)) = &intake.lookup {
                 let term = ready!(answer.poll(waker));
@@ -563,7 +611,7 @@ impl Log {
                     Err(error) => return Poll::Ready(Err(error)),
                 }
             }
-            let mut core = match self.try_accept(batch, intake) {
+            let mut core = match self.try_accept_noting(batch, intake, note) {
                 Ok(accepted) => return Poll::Ready(accepted),
                 Err(core) => core,
             };
@@ -591,6 +639,15 @@ impl Log {
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").field("directory", &self.shared().disk.path()).field("state", &self.state()).finish()
+    }
+}
+
+/// A note that is taken at most once, for attempts that are made until one is accepted.
+fn once<N: FnOnce(&Pending)>(note: &mut Option<N>) -> impl FnMut(&Pending) {
+    |pending| {
+        if let Some(note) = note.take() {
+            note(pending);
+        }
     }
 }
 

@@ -53,6 +53,11 @@ pub(crate) fn random() -> u64 {
 
 /// Opens the log of a real directory, creating the directory and the log where there is none.
 pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, RecoveryReport)> {
+    open_on(disk_of(dir, &config)?, config)
+}
+
+/// The disk that a real directory is; it is created where there is none.
+pub(crate) fn disk_of(dir: &Path, config: &Config) -> Result<Arc<dyn Disk>> {
     config.validate()?;
     check_directory(dir)?;
     if let Err(error) = std::fs::create_dir_all(dir) {
@@ -61,8 +66,7 @@ pub(crate) fn open(dir: &Path, config: Config) -> Result<(Arc<Shared>, Threads, 
             return Err(Error::io("create", dir)(error));
         }
     }
-    let io = config.io;
-    open_on(Arc::new(RealDisk::open(dir, io)?), config)
+    Ok(Arc::new(RealDisk::open(dir, config.io)?))
 }
 
 /// Refuses a path where something stands that can never be a log.

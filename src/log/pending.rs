@@ -38,6 +38,16 @@ impl Pending {
         self.ticket.is_settled()
     }
 
+    /// Whether the batch was lost to a failure.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.ticket.has_failed()
+    }
+
+    /// Another one for the same batch.
+    pub(crate) fn twin(&self) -> Pending {
+        Pending::new(self.ticket.clone(), self.indexes())
+    }
+
     /// Blocks until the batch is acknowledged.
     ///
     /// # Errors

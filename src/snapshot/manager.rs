@@ -100,6 +100,8 @@ impl FileSnapshots {
     pub fn open_on(disk: Arc<dyn Disk>, options: SnapshotOptions) -> Result<FileSnapshots, SnapshotError> {
         options.validate()?;
         temporary::remove_left_overs(&disk)?;
+        // A maker that was killed may have given a name and not synced it: what is seen from here on stays.
+        disk.sync_dir().map_err(SnapshotError::io("sync", disk.path()))?;
         Ok(FileSnapshots::with(disk, options, false))
     }
 
@@ -342,11 +344,14 @@ impl FileSnapshots {
         let mut state = self.state();
         self.check_absent(id)?;
         temporary.rename_to(&id.file_name())?;
-        // Another process may have given this name away in the same moment.
-        match self.describe(id)? == snapshot {
-            true => drop(state.verified.insert(id)),
-            false => return Err(SnapshotError::Exists { id }),
+        let named = self.describe(id)?;
+        // From here on the file is whoever's name it has.
+        temporary.keep(true);
+        if named != snapshot {
+            // Another process gave the same name in the same moment.
+            return Err(SnapshotError::Exists { id });
         }
+        state.verified.insert(id);
         Ok(snapshot)
     }
 
@@ -375,10 +380,10 @@ impl FileSnapshots {
         let id: SnapshotId = id.parse()?;
         self.check_writable()?;
         self.check_present(id)?;
-        if self.stands_on().is_some() {
-            self.make_sure_of_newest()?;
-        }
-        let state = self.state();
+        let state = match self.stands_on() {
+            Some(_) => self.state_with_sound_newest()?,
+            None => self.state(),
+        };
         check_may_go(state.stands_on, self.newest()?, id)?;
         self.remove(state, &[id])
     }
@@ -399,8 +404,7 @@ impl FileSnapshots {
         if self.ids()?.len() <= keep_count {
             return Ok(Vec::new());
         }
-        self.make_sure_of_newest()?;
-        let state = self.state();
+        let state = self.state_with_sound_newest()?;
         let doomed = self.all_but(keep_count)?;
         let ids: Vec<SnapshotId> = doomed.iter().map(|snapshot| snapshot.id).collect();
         let newest = self.newest()?;
@@ -462,9 +466,20 @@ impl FileSnapshots {
         Ok(doomed)
     }
 
-    /// Makes sure that the newest snapshot is whole: what is older is about to go.
-    fn make_sure_of_newest(&self) -> Result<(), SnapshotError> {
-        self.newest()?.map_or(Ok(()), |newest| self.make_sure(newest))
+    /// Makes sure that the newest snapshot is whole, and that it is the newest still: what is older is about to go.
+    fn state_with_sound_newest(&self) -> Result<MutexGuard<'_, State>, SnapshotError> {
+        loop {
+            let newest = self.newest()?;
+            match newest.map_or(Ok(()), |newest| self.make_sure(newest)) {
+                // Deleted meanwhile.
+                Err(SnapshotError::NotFound { .. }) => continue,
+                outcome => outcome?,
+            }
+            let state = self.state();
+            if self.newest()? == newest {
+                return Ok(state);
+            }
+        }
     }
 
     /// Reads a snapshot back, if this was not done before.
@@ -478,6 +493,9 @@ impl FileSnapshots {
 
     fn remove(&self, mut state: MutexGuard<'_, State>, ids: &[SnapshotId]) -> Result<(), SnapshotError> {
         let disk = &self.shared.disk;
+        let sync = || disk.sync_dir().map_err(SnapshotError::io("sync", disk.path()));
+        // The names of those that stay may be another process's, who has not synced them yet.
+        sync()?;
         for id in ids {
             let path = disk.path_of(&id.file_name());
             match disk.remove(&id.file_name()) {
@@ -487,7 +505,7 @@ impl FileSnapshots {
             }
             state.verified.remove(id);
         }
-        disk.sync_dir().map_err(SnapshotError::io("sync", disk.path()))
+        sync()
     }
 
     fn check_present(&self, id: SnapshotId) -> Result<(), SnapshotError> {

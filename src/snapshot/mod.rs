@@ -117,8 +117,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What an open file says of itself.
-    fn of(reader: &SnapshotReader) -> Snapshot {
+    /// What a snapshot that is open for reading says of itself.
+    pub fn of(reader: &SnapshotReader) -> Snapshot {
         let (meta, totals) = (reader.meta(), reader.totals());
         let SnapshotMeta { index, term, timestamp_ms, ref machine } = *meta;
         let SnapshotTotals { raw_bytes, stored_bytes, checksum, .. } = *totals;

@@ -9,9 +9,9 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 #[cfg(ringwal_loom)]
-pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard, atomic};
+pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic};
 #[cfg(ringwal_shuttle)]
-pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard, atomic};
+pub(crate) use shuttle::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic};
 #[cfg(ringwal_shuttle)]
 pub(crate) use shuttle::{thread, thread_local};
 #[cfg(ringwal_loom)]

@@ -1,6 +1,6 @@
 //! The standard library's primitives, and a futex.
 
-pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockWriteGuard, atomic};
+pub(crate) use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic};
 pub(crate) use std::time::Instant;
 pub(crate) use std::{thread, thread_local};
 

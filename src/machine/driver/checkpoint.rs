@@ -1,0 +1,283 @@
+//! Checkpoints: an image of the machine becomes a snapshot, and the log is compacted below it.
+//!
+//! All of them are taken by one thread, the keeper: those that are asked for, and those that are due because much was
+//! applied since the last one. It is the driver's only thread, and nobody who proposes or reads waits for it.
+//!
+//! The order is always: image, stream, publish (durable and read back), compact the log, drop older snapshots. A crash or
+//! a failure between any two of these leaves more than is needed, never less, and the next checkpoint tidies up.
+
+use std::io::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::error::DriverError;
+use super::inside::Inside;
+use super::shared::Shared;
+use crate::machine::{StateImage, StateMachine};
+use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crate::sync::thread::{self, JoinHandle};
+
+/// How long the keeper waits after a failure before it tries again what is due: doubled each time, up to the second.
+const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+type Outcome<M> = Result<Snapshot, DriverError<<M as StateMachine>::Error>>;
+
+/// What the keeper is told.
+pub(super) enum ToKeeper<M: StateMachine> {
+    /// So much was applied that a snapshot is due.
+    Due,
+    /// Somebody wants one now, and waits for it here.
+    Wanted(Sender<Outcome<M>>),
+    /// Finish.
+    Stop,
+}
+
+/// Starts the keeper.
+pub(super) fn start_keeper<M: StateMachine>(
+    shared: &Arc<Shared<M>>,
+    inbox: Receiver<ToKeeper<M>>,
+) -> crate::Result<JoinHandle<()>> {
+    let keeper = Keeper { shared: shared.clone(), inbox, patience: None };
+    let name = format!("{}-keeper", shared.config.log.thread_name);
+    let spawned = thread::Builder::new().name(name).spawn(move || keeper.run());
+    spawned.map_err(crate::Error::io("start the thread that takes snapshots for", shared.directory()))
+}
+
+struct Keeper<M: StateMachine> {
+    shared: Arc<Shared<M>>,
+    inbox: Receiver<ToKeeper<M>>,
+    /// How long to wait before what failed is tried again.
+    patience: Option<Duration>,
+}
+
+impl<M: StateMachine> Keeper<M> {
+    fn run(mut self) {
+        if self.shared.config.snapshots.low_priority {
+            lower_priority();
+        }
+        loop {
+            match self.next() {
+                ToKeeper::Due => self.take_if_due(),
+                ToKeeper::Wanted(by) => self.take_for(by),
+                ToKeeper::Stop => return,
+            }
+        }
+    }
+
+    fn next(&self) -> ToKeeper<M> {
+        let message = match self.patience {
+            Some(patience) => self.inbox.recv_timeout(patience),
+            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match message {
+            Ok(message) => message,
+            Err(RecvTimeoutError::Timeout) => ToKeeper::Due,
+            Err(RecvTimeoutError::Disconnected) => ToKeeper::Stop,
+        }
+    }
+
+    fn take_if_due(&mut self) {
+        self.shared.is_asked.store(false, Ordering::Release);
+        if self.shared.is_due() {
+            let outcome = self.shared.checkpoint();
+            self.note(&outcome);
+        } else {
+            self.patience = None;
+        }
+    }
+
+    fn take_for(&mut self, by: Sender<Outcome<M>>) {
+        let (others, is_stopped) = self.others();
+        if is_stopped {
+            // Nobody takes it any more; whoever waits sees the senders go.
+            return;
+        }
+        let outcome = self.shared.checkpoint();
+        self.note(&outcome);
+        // All of them asked before the image was taken, so it has what they want. A failure is everyone's own.
+        for other in others {
+            let theirs = match &outcome {
+                Ok(snapshot) => Ok(snapshot.clone()),
+                Err(_) => self.shared.checkpoint(),
+            };
+            self.note(&theirs);
+            let _ = other.send(theirs);
+        }
+        let _ = by.send(outcome);
+    }
+
+    /// Who else wants one by now, and whether the keeper is to stop.
+    fn others(&self) -> (Vec<Sender<Outcome<M>>>, bool) {
+        let mut others = Vec::new();
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                ToKeeper::Wanted(by) => others.push(by),
+                ToKeeper::Due => self.shared.is_asked.store(false, Ordering::Release),
+                ToKeeper::Stop => {
+                    let _ = self.shared.to_keeper.send(ToKeeper::Stop);
+                    return (Vec::new(), true);
+                }
+            }
+        }
+        (others, false)
+    }
+
+    fn note(&mut self, outcome: &Outcome<M>) {
+        match outcome {
+            Ok(_) => self.patience = None,
+            Err(_) => {
+                let longer = self.patience.map_or(PATIENCE.0, |patience| patience * 2);
+                self.patience = Some(longer.min(PATIENCE.1));
+            }
+        }
+    }
+}
+
+/// Only where nothing else wants the CPU: what the keeper does is never urgent.
+fn lower_priority() {
+    let this = rustix::thread::gettid();
+    if let Err(error) = rustix::process::setpriority_process(Some(this), 19) {
+        tracing::debug!(%error, "the thread that takes snapshots keeps its priority");
+    }
+}
+
+impl<M: StateMachine> Shared<M> {
+    fn directory(&self) -> std::path::PathBuf {
+        self.disk.path().to_path_buf()
+    }
+
+    fn is_due(&self) -> bool {
+        let (entries, bytes) = self.since_snapshot();
+        self.config.is_due(entries, bytes)
+    }
+
+    /// Tells the keeper, once, that a snapshot is due.
+    pub(super) fn ask_for_snapshot_if_due(&self) {
+        if self.is_due() && !self.is_asked.swap(true, Ordering::AcqRel) {
+            let _ = self.to_keeper.send(ToKeeper::Due);
+        }
+    }
+
+    /// Waits for a checkpoint by the keeper.
+    pub(super) fn wait_for_checkpoint(&self) -> Outcome<M> {
+        self.check_outside()?;
+        self.log.check_may_block()?;
+        let (by, outcome) = bounded(1);
+        let is_stopped = self.is_stopping.load(Ordering::Acquire);
+        if is_stopped || self.to_keeper.send(ToKeeper::Wanted(by)).is_err() {
+            return Err(DriverError::Stopped);
+        }
+        outcome.recv().unwrap_or(Err(DriverError::Stopped))
+    }
+
+    fn checkpoint(&self) -> Outcome<M> {
+        let outcome = self.take_checkpoint();
+        let (counter, failure) = match &outcome {
+            Ok(_) => (&self.counters.checkpoints, None),
+            Err(error) => (&self.counters.failed_checkpoints, Some(error.to_string())),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(failure) = &failure {
+            tracing::warn!(failure, directory = %self.disk.path().display(), "no snapshot could be taken");
+        }
+        *self.last_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        outcome
+    }
+
+    fn take_checkpoint(&self) -> Outcome<M> {
+        // A snapshot is never ahead of what the log has for sure, and a log that takes nothing more is told of before the
+        // work is done.
+        self.log.sync()?;
+        self.apply_acknowledged();
+        let base = self.base();
+        let is_newest = base.index == self.last_applied.load(Ordering::Acquire);
+        let snapshot = match is_newest && self.snapshots.newest()? == Some(base.id) {
+            true => base,
+            false => self.publish()?,
+        };
+        self.compact(snapshot.id)?;
+        Ok(snapshot)
+    }
+
+    /// Makes a snapshot of the machine as it is now.
+    fn publish(&self) -> Outcome<M> {
+        let (image, index, bytes) = self.image()?;
+        let term = if index == 0 { 0 } else { self.log.term(index)? };
+        let mut writer = self.snapshots.writer(index, term, M::KIND)?;
+        let written = catch_unwind(AssertUnwindSafe(|| {
+            image.write_to(&mut Stoppable { sink: &mut writer, is_stopping: &self.is_stopping })
+        }));
+        let panicked = |_| Err(io::Error::other("the image of the machine panicked"));
+        if let Err(error) = written.unwrap_or_else(panicked) {
+            return Err(match self.is_stopping.load(Ordering::Acquire) {
+                true => DriverError::Stopped,
+                false => {
+                    SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error).into()
+                }
+            });
+        }
+        let snapshot = writer.publish()?;
+        tracing::info!(id = %snapshot.id, raw_bytes = snapshot.raw_bytes, stored_bytes = snapshot.stored_bytes, "snapshot");
+        self.base_index.store(snapshot.index, Ordering::Relaxed);
+        self.base_bytes.store(bytes, Ordering::Relaxed);
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
+        Ok(snapshot)
+    }
+
+    /// The machine's image, the index it stands for, and the bytes that led there.
+    #[allow(clippy::type_complexity, reason = "named where it is taken apart, a few lines above")]
+    fn image(&self) -> Result<(M::Image, u64, u64), DriverError<M::Error>> {
+        let state = self.state();
+        if let Some(failure) = &state.failure {
+            return Err(DriverError::MachineFailed(failure.clone()));
+        }
+        let _inside = Inside::enter(self.id());
+        Ok((state.machine.image(), state.last_applied, state.bytes))
+    }
+
+    /// Drops what a published snapshot made unnecessary: entries of the log, then older snapshots.
+    fn compact(&self, newest: SnapshotId) -> Result<(), DriverError<M::Error>> {
+        let until = self.reach(newest)?;
+        if until.index > self.log.state().compacted.map_or(0, |(index, _)| index) {
+            self.log.compact_to(until.index, until.term)?;
+        }
+        self.snapshots.set_stands_on(Some(self.log.state().compacted.map_or(0, |(index, _)| index)));
+        // That there are too many is not worth failing for.
+        let dropped = self.snapshots.compact_snapshots(self.config.keep_snapshots);
+        if let Err(error) = dropped {
+            tracing::warn!(%error, directory = %self.disk.path().display(), "older snapshots could not be deleted");
+        }
+        Ok(())
+    }
+
+    /// The snapshot that the log is to reach back to: so many back from the newest, or the oldest where there are fewer.
+    fn reach(&self, newest: SnapshotId) -> Result<SnapshotId, DriverError<M::Error>> {
+        let mut ids = self.snapshots.ids()?;
+        // One that is newer came from elsewhere: it is for the next open.
+        ids.retain(|id| *id <= newest);
+        ids.sort();
+        Ok(ids.into_iter().rev().take(self.config.log_reaches_back_to).last().unwrap_or(newest))
+    }
+}
+
+/// A sink that refuses once the driver is being closed.
+struct Stoppable<'a, W> {
+    sink: &'a mut W,
+    is_stopping: &'a AtomicBool,
+}
+
+impl<W: Write> Write for Stoppable<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.is_stopping.load(Ordering::Acquire) {
+            true => Err(io::Error::other("the driver is being closed")),
+            false => self.sink.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
