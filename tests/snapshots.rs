@@ -11,7 +11,8 @@ use std::thread;
 use ringwal::disk::{Access, Disk, RealDisk};
 use ringwal::sim::SimDisk;
 use ringwal::{
-    Error, FileSnapshots, IoChoice, Log, MemSnapshots, SnapshotError, SnapshotId, SnapshotManager, SnapshotOptions,
+    Error, FileSnapshots, IoChoice, Log, MemSnapshots, SnapshotError, SnapshotId, SnapshotImporter, SnapshotManager,
+    SnapshotOptions, SnapshotReader, SnapshotWriter,
 };
 
 /// Small chunks, and no threads.
@@ -36,6 +37,18 @@ fn state(index: u64, bytes: usize) -> Vec<u8> {
 
 fn ids(snapshots: &FileSnapshots) -> Vec<String> {
     snapshots.ids().unwrap().iter().map(SnapshotId::to_string).collect()
+}
+
+#[test]
+fn handles_may_be_shared_and_sent() {
+    fn shared<T: Send + Sync + std::fmt::Debug>() {}
+    fn sent<T: Send + 'static>() {}
+    shared::<FileSnapshots>();
+    shared::<MemSnapshots>();
+    shared::<SnapshotError>();
+    sent::<SnapshotReader>();
+    sent::<SnapshotWriter>();
+    sent::<SnapshotImporter>();
 }
 
 #[test]
@@ -531,6 +544,23 @@ fn a_transfer_cut_anywhere_goes_on_where_a_chunk_ended() {
         assert_eq!((disk.read_file("snapshot_9_2.zst").unwrap(), disk.file_names().len()), (file.clone(), 1));
     }
     assert!(offsets.len() > 10, "a boundary for each chunk: {offsets:?}");
+}
+
+#[test]
+fn a_transfer_arrives_in_pieces_of_any_size() {
+    let (data, file) = exported(9);
+    for size in [1, 7, 40, 511, 4096, 100_000] {
+        let disk = SimDisk::new(1);
+        let snapshots = open(&disk);
+        let mut importer = snapshots.importer("snapshot_9_2").unwrap();
+        for piece in file.chunks(size) {
+            assert_eq!(importer.write(piece).unwrap(), piece.len());
+        }
+        importer.flush().unwrap();
+        assert_eq!((importer.offset(), importer.is_complete()), (file.len() as u64, true));
+        importer.publish().unwrap();
+        assert!(snapshots.load_snapshot("snapshot_9_2").unwrap().1 == data);
+    }
 }
 
 /// A power failure keeps of the beginning whatever it likes; what verifies is gone on with.

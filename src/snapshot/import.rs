@@ -99,6 +99,7 @@ impl FileSnapshots {
 }
 
 /// A snapshot that is being received. Dropping it keeps what was verified, for [`FileSnapshots::importer`] to go on with.
+#[derive(Debug)]
 pub struct SnapshotImporter {
     snapshots: FileSnapshots,
     id: SnapshotId,
