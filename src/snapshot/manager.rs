@@ -7,6 +7,7 @@
 //! Does not know the log, nor what a state means.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,6 +71,12 @@ struct State {
     stands_on: Option<u64>,
     /// Those that were read back as a whole in this life.
     verified: BTreeSet<SnapshotId>,
+}
+
+impl fmt::Debug for FileSnapshots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileSnapshots({}, {:?})", self.shared.disk.path().display(), self.machine)
+    }
 }
 
 /// Opening.
@@ -344,14 +351,18 @@ impl FileSnapshots {
         let mut state = self.state();
         self.check_absent(id)?;
         temporary.rename_to(&id.file_name())?;
-        let named = self.describe(id)?;
-        // From here on the file is whoever's name it has.
-        temporary.keep(true);
-        if named != snapshot {
-            // Another process gave the same name in the same moment.
-            return Err(SnapshotError::Exists { id });
+        match self.describe(id) {
+            Ok(named) if named == snapshot => drop(state.verified.insert(id)),
+            Ok(_) => {
+                // Another process gave the same name in the same moment: the file that has it is theirs.
+                temporary.keep(true);
+                return Err(SnapshotError::Exists { id });
+            }
+            // Another process has newer ones already, and compacted this one away.
+            Err(SnapshotError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
         }
-        state.verified.insert(id);
+        temporary.keep(true);
         Ok(snapshot)
     }
 
@@ -539,6 +550,7 @@ impl SnapshotManager for FileSnapshots {
 }
 
 /// A snapshot that is being made. Dropping it gives it up: its file is removed.
+#[derive(Debug)]
 pub struct SnapshotWriter {
     snapshots: FileSnapshots,
     id: SnapshotId,
