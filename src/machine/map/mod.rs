@@ -68,6 +68,9 @@ const FOLDED_AT_ONCE: usize = 2;
 /// A value up to this length is copied for who wants to keep it: that costs less than a reference to the record.
 const COPIED_BYTES_MAX: usize = 1024;
 
+/// A block that allocators do not keep at hand, but search for.
+const SEARCHED_BYTES: usize = 4096;
+
 /// Entries that do not change: an image of a map, and what it shares with the map.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
@@ -200,6 +203,9 @@ impl Map {
         let images = Arc::strong_count(&self.images) - 1;
         self.sweep.again |= images < self.images_seen;
         self.images_seen = images;
+        if images > 0 || self.patched > 0 {
+            tidy_up();
+        }
         if self.patched == 0 {
             self.sweep = Sweep::default();
         } else if self.sweep.from.is_some() || self.sweep.again {
@@ -216,6 +222,14 @@ impl Map {
         self.sweep.from = write::fold(&mut self.entries.root, &from, None, FOLDED_AT_ONCE, &mut outcome);
         self.patched = self.patched.saturating_add_signed(outcome.patched);
     }
+}
+
+/// Lets the allocator sort what was freed lately.
+///
+/// Images and patches that end free many blocks, and glibc only lists them; it sorts up to ten thousand at once, for
+/// milliseconds, when it is next asked for a block that it has to search for. Asked with each write, it sorts a few.
+fn tidy_up() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(SEARCHED_BYTES)));
 }
 
 /// A map at one moment.
