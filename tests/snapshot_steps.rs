@@ -6,10 +6,14 @@ mod common;
 mod mounted;
 use common::skip;
 
+use std::env;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use mounted::Mounted;
 use ringwal::disk::Disk;
@@ -379,4 +383,55 @@ fn endless(snapshots: &FileSnapshots) -> SnapshotError {
 fn left_over(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.starts_with("snapshot_") && !name.ends_with(".zst")).collect()
+}
+
+/// Not a test of its own: makes a snapshot without an end, and receives half of another, until the test below kills it.
+#[test]
+#[ignore = "the process that is killed by another test"]
+fn the_process_that_makes_a_snapshot() {
+    let Ok(dir) = env::var("RINGWAL_SNAPSHOTS") else { return println!("nobody asked for it") };
+    let snapshots = FileSnapshots::open(&dir, SnapshotOptions::default()).unwrap();
+    let mut file = Vec::new();
+    snapshots.export("snapshot_40_1", 0, &mut file).unwrap();
+    snapshots.delete_snapshot("snapshot_40_1").unwrap();
+    let mut importer = snapshots.importer("snapshot_40_1").unwrap();
+    importer.write_all(&file[..500_000]).unwrap();
+    let mut writer = snapshots.writer(50, 1, "").unwrap();
+    for nth in 0..400 {
+        writer.write_all(&state(10_000)).unwrap();
+        // Something of it is on the disk by now.
+        if nth == 100 {
+            println!("\nhalf made");
+        }
+    }
+    thread::sleep(Duration::from_secs(600));
+}
+
+#[test]
+fn a_killed_maker_leaves_nothing_that_stays_and_an_import_that_goes_on() {
+    let scratch = common::scratch();
+    let snapshots = FileSnapshots::open(scratch.path(), SnapshotOptions::default()).unwrap();
+    for index in [10, 40] {
+        snapshots.create_snapshot(index, 1, &state(index)).unwrap();
+    }
+    let mut file = Vec::new();
+    snapshots.export("snapshot_40_1", 0, &mut file).unwrap();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "the_process_that_makes_a_snapshot", "--ignored", "--nocapture"]);
+    let mut child = command.env("RINGWAL_SNAPSHOTS", scratch.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(told.any(|line| line == "half made"), "it ended by itself");
+    // While it lives, what it makes is left alone.
+    FileSnapshots::open(scratch.path(), SnapshotOptions::default()).unwrap();
+    assert_eq!(left_over(scratch.path()).len(), 2);
+    assert!(matches!(snapshots.importer("snapshot_40_1").map(drop), Err(SnapshotError::InUse { .. })));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let snapshots = FileSnapshots::open(scratch.path(), SnapshotOptions::default()).unwrap();
+    assert_eq!((left_over(scratch.path()).len(), indexes(&snapshots).unwrap()), (1, vec![10]));
+    let mut importer = snapshots.importer("snapshot_40_1").unwrap();
+    assert!(importer.offset() > 0, "the chunks that arrived are kept");
+    importer.write_all(&file[importer.offset() as usize..]).unwrap();
+    importer.publish().unwrap();
+    assert_eq!((left_over(scratch.path()).len(), indexes(&snapshots).unwrap()), (0, vec![10, 40]));
 }

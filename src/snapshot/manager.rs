@@ -7,6 +7,7 @@
 //! Does not know the log, nor what a state means.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,6 +72,12 @@ struct State {
     stands_on: Option<u64>,
     /// Those that were read back as a whole in this life.
     verified: BTreeSet<SnapshotId>,
+}
+
+impl fmt::Debug for FileSnapshots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileSnapshots({}, {:?})", self.shared.disk.path().display(), self.machine)
+    }
 }
 
 /// Opening.
@@ -550,6 +557,7 @@ impl SnapshotManager for FileSnapshots {
 }
 
 /// A snapshot that is being made. Dropping it gives it up: its file is removed.
+#[derive(Debug)]
 pub struct SnapshotWriter {
     snapshots: FileSnapshots,
     id: SnapshotId,

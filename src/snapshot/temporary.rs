@@ -4,6 +4,7 @@
 //! So two makers never meet in one file, and a left-over of a process that died is known by its lock being free. Whoever
 //! gets a lock makes sure that the name is there still: then nobody else can take it away or give it another one.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -80,6 +81,12 @@ impl Temporary {
             return Ok(());
         }
         self.disk.sync_dir().map_err(SnapshotError::io("sync", self.disk.path()))
+    }
+}
+
+impl fmt::Debug for Temporary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Temporary({})", self.path.display())
     }
 }
 
