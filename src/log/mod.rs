@@ -10,7 +10,7 @@ mod core;
 mod helper;
 mod log_storage;
 #[cfg(all(test, ringwal_shuttle))]
-mod models;
+pub(crate) mod models;
 mod open;
 mod pending;
 mod reader;

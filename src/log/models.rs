@@ -30,7 +30,7 @@ fn rounds() -> usize {
 
 /// A simulated disk whose driver is served by a thread of the model.
 #[derive(Clone)]
-struct ModelDisk(SimDisk);
+pub(crate) struct ModelDisk(pub(crate) SimDisk);
 
 impl Disk for ModelDisk {
     fn path(&self) -> &path::Path {
@@ -165,7 +165,7 @@ impl Drop for ModelDriver {
 }
 
 /// Segments as small as can be, and no marks: they come by time.
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     let small = Config::default().block_bytes(Some(512)).segment_bytes(24 * 512).frame_bytes_max(2048);
     small.idle_mark_after(Duration::from_secs(1 << 40)).stall_after(Duration::MAX)
 }
@@ -177,7 +177,7 @@ fn open(config: Config) -> (Log, SimDisk) {
 }
 
 /// Tries interleavings: at random, and with few preemptions at the worst places.
-fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
+pub(crate) fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
     plant(None);
     check_rounds(model, rounds());
 }
@@ -195,12 +195,12 @@ fn check_rounds(model: impl Fn() + Send + Sync + Clone + 'static, rounds: usize)
 /// As [`check`], with a mistake that must be found. The rarest shows once in some ten thousand interleavings: so many are
 /// tried, now in one way and now in the other, that chance does not decide. Only a mistake that is not found any more
 /// takes a minute.
-fn find(mistake: Mistake, model: impl Fn() + Send + Sync + Clone + 'static) {
+pub(crate) fn find(mistake: Mistake, model: impl Fn() + Send + Sync + Clone + 'static) {
     plant(Some(mistake));
     (0..200).for_each(|_| check_rounds(model.clone(), ROUNDS));
 }
 
-fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+pub(crate) fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
     thread::spawn(work)
 }
 

@@ -48,6 +48,8 @@ pub(crate) enum Mistake {
     PoisonWithoutNotice,
     /// Run the callbacks of late empty batches before those of frames that still are to be told.
     LateCallbackFirst,
+    /// Apply a command without looking whether it is acknowledged.
+    ApplyEarly,
 }
 
 /// Whether this mistake is made: never, outside of a model check that plants it.

@@ -179,7 +179,11 @@ impl<M: StateMachine> Shared<M> {
     }
 
     fn checkpoint(&self) -> Outcome<M> {
-        let outcome = self.take_checkpoint();
+        // A panic in the image of a machine is a failure like any other: the keeper goes on.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.take_checkpoint())).unwrap_or_else(|_| {
+            let panicked = io::Error::other("the image of the machine panicked");
+            Err(SnapshotError::io("take a snapshot in", self.directory())(panicked).into())
+        });
         let (counter, failure) = match &outcome {
             Ok(_) => (&self.counters.checkpoints, None),
             Err(error) => (&self.counters.failed_checkpoints, Some(error.to_string())),
@@ -214,18 +218,13 @@ impl<M: StateMachine> Shared<M> {
         let (image, index, bytes) = self.image()?;
         let term = if index == 0 { 0 } else { self.log.term(index)? };
         let mut writer = self.snapshots.writer(index, term, M::KIND)?;
-        let written = catch_unwind(AssertUnwindSafe(|| {
-            image.write_to(&mut Stoppable { sink: &mut writer, is_stopping: &self.is_stopping })
-        }));
-        let panicked = |_| Err(io::Error::other("the image of the machine panicked"));
-        if let Err(error) = written.unwrap_or_else(panicked) {
-            return Err(match self.is_stopping.load(Ordering::Acquire) {
-                true => DriverError::Stopped,
-                false => {
-                    SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error).into()
-                }
-            });
-        }
+        let written = image.write_to(&mut Stoppable { sink: &mut writer, is_stopping: &self.is_stopping });
+        written.map_err(|error| match self.is_stopping.load(Ordering::Acquire) {
+            true => DriverError::Stopped,
+            false => {
+                SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error).into()
+            }
+        })?;
         if planted(StackPlant::CompactedBeforePublished) {
             self.log.compact_to(index, term)?;
         }

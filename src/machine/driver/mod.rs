@@ -16,6 +16,8 @@ mod checkpoint;
 mod config;
 mod error;
 mod inside;
+#[cfg(all(test, ringwal_shuttle))]
+mod models;
 mod open;
 mod replay;
 mod report;
