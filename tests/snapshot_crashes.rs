@@ -7,8 +7,18 @@
 
 mod stack;
 
-use ringwal::sim::FaultRates;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use ringwal::machine::{KvStateMachine, StateMachine};
+use ringwal::sim::{CrashTest, FaultRates, Life, SimDisk};
+use ringwal::{KvStore, SnapshotId, StoreError};
 use stack::crash::{Tries, crash_each};
+use stack::judge::Settings;
+use stack::writers::{self, WRITERS, write};
+use stack::{ready, setting};
 
 #[test]
 fn a_crash_at_any_moment_leaves_a_snapshot_and_a_log_that_give_the_state_again() {
@@ -33,4 +43,96 @@ fn a_crash_at_some_moments_of_a_history_that_nobody_has_tried_before_does_no_har
     getrandom::fill(&mut seed).unwrap();
     let seed = u64::from_le_bytes(seed) >> 16;
     crash_each(&Tries { histories: 1, steps: 60, points: 60, images: 6 }, seed, |test| test.lives(2));
+}
+
+/// What several threads were told.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    /// So many writes of a writer.
+    Written { writer: u64, n: u64 },
+    /// A snapshot.
+    Published(SnapshotId),
+}
+
+/// Writes of each writer in one life.
+const WRITES: u64 = 6;
+
+fn open_store(disk: &SimDisk, settings: &Settings) -> Result<KvStore, StoreError> {
+    KvStore::open_on(Arc::new(disk.clone()), settings.driver()).map(|(store, _)| store)
+}
+
+/// Several threads write while one takes snapshots.
+fn write_side_by_side(life: &Life<Told>, settings: &Settings) -> Result<(), StoreError> {
+    let store = open_store(life.disk(), settings)?;
+    thread::scope(|scope| -> Result<(), StoreError> {
+        let start = |writer| {
+            let store = &store;
+            scope.spawn(move || write_some(life, store, writer))
+        };
+        let writing: Vec<_> = (0..WRITERS).map(start).collect();
+        for _ in 0..3 {
+            life.promise(Told::Published(store.checkpoint()?.id));
+        }
+        writing.into_iter().try_for_each(|writer| writer.join().unwrap())
+    })?;
+    store.close()
+}
+
+fn write_some(life: &Life<Told>, store: &KvStore, writer: u64) -> Result<(), StoreError> {
+    let first = writers::written(writer, |key| store.get(key)) + 1;
+    for n in first..first + WRITES {
+        store.write_batch(write(writer, n))?;
+        life.promise(Told::Written { writer, n });
+    }
+    Ok(())
+}
+
+/// Everything that was told is there, in each snapshot as much as it stands for, and nothing else.
+fn check_side_by_side(disk: &SimDisk, told: &[Told], settings: &Settings, lives: u64) -> Result<Vec<u64>, String> {
+    let store = open_store(disk, &settings.clone().plain()).map_err(|error| format!("{error}\n{disk:?}"))?;
+    let told_of = |writer| {
+        let of_it = told.iter().filter_map(|told| match told {
+            Told::Written { writer: its, n } if *its == writer => Some(*n),
+            _ => None,
+        });
+        of_it.max().unwrap_or(0)
+    };
+    let content: BTreeMap<Bytes, Bytes> = store.scan::<&[u8]>(.., usize::MAX).into_iter().collect();
+    let found = writers::check(&content, |writer| told_of(writer)..=told_of(writer) + lives)?;
+    let snapshots = store.driver().snapshots();
+    let ids = snapshots.ids().map_err(|error| error.to_string())?;
+    let newest = told.iter().filter_map(|told| match told {
+        Told::Published(id) => Some(id),
+        Told::Written { .. } => None,
+    });
+    if ids.last() < newest.max() {
+        return Err(format!("of the snapshots there are {ids:?}"));
+    }
+    for id in ids {
+        let (_, state) = snapshots.load_snapshot(&id.to_string()).map_err(|error| error.to_string())?;
+        let mut machine = KvStateMachine::new();
+        ready(machine.set_state(&state)).map_err(|error| error.to_string())?;
+        let owned = |(key, value)| (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        let content: BTreeMap<Bytes, Bytes> = machine.iter().map(owned).collect();
+        let then = writers::check(&content, |writer| 0..=found[writer as usize])?;
+        if then.iter().sum::<u64>() != id.index {
+            return Err(format!("{id} has {then:?}"));
+        }
+    }
+    store.close().map_err(|error| error.to_string())?;
+    Ok(found.to_vec())
+}
+
+#[test]
+fn a_crash_while_threads_write_and_another_takes_snapshots_loses_nothing_that_they_were_told() {
+    let (lives, first) = (2, setting("RINGWAL_SEED").unwrap_or(300));
+    for seed in first..first + setting("RINGWAL_HISTORIES").unwrap_or(2) {
+        let settings = Settings::new(seed).durable();
+        let test = CrashTest::new(seed).points_max(setting("RINGWAL_POINTS").unwrap_or(40)).images(4).lives(lives);
+        let tried = test.run(
+            |life| write_side_by_side(life, &settings),
+            |disk, told| check_side_by_side(disk, told, &settings, lives as u64),
+        );
+        println!("{:?}", tried.unwrap_or_else(|failure| panic!("RINGWAL_SEED={seed}: {failure}\n{settings:?}")));
+    }
 }

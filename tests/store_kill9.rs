@@ -1,7 +1,10 @@
 //! A real process that writes to a store from several threads, while snapshots are taken and the log is compacted, killed
 //! again and again: every write that it was told of is there, each batch as a whole, and nothing that was never written.
+//!
+//! `RINGWAL_ROUNDS` kills it more often.
 
 mod common;
+mod stack;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -13,15 +16,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{scratch, small};
-use ringwal::machine::KvOp;
 use ringwal::sim::Rng;
 use ringwal::{KvStore, SnapshotOptions, StoreConfig};
+use stack::setting;
+use stack::writers::{self, SLOTS, WRITERS, write};
 
-const WRITERS: u64 = 3;
-/// Keys of a writer, which it uses in turn.
-const SLOTS: u64 = 40;
-/// Every so many-th write removes its key.
-const REMOVES: u64 = 7;
 const ROUNDS: u64 = 16;
 
 fn config() -> StoreConfig {
@@ -34,35 +33,6 @@ fn config() -> StoreConfig {
 
 fn open(directory: &Path) -> KvStore {
     KvStore::open(directory, config()).unwrap_or_else(|error| panic!("{error}")).0
-}
-
-/// What the n-th write of a writer puts under its slot.
-fn value(writer: u64, n: u64) -> Vec<u8> {
-    let mut rng = Rng::of_part(writer, &[n]);
-    (0..100 + rng.below(400)).map(|_| rng.next_u64() as u8).collect()
-}
-
-fn slot(writer: u64, n: u64) -> Bytes {
-    Bytes::from(format!("{writer}/slot {}", n % SLOTS))
-}
-
-fn head(writer: u64) -> Bytes {
-    Bytes::from(format!("{writer}/head"))
-}
-
-/// The n-th write of a writer: its number, and its slot's value.
-fn write(writer: u64, n: u64) -> Vec<KvOp> {
-    let key = slot(writer, n);
-    let slot = match n % REMOVES {
-        0 => KvOp::Delete { key },
-        _ => KvOp::Put { key, value: value(writer, n).into() },
-    };
-    vec![KvOp::Put { key: head(writer), value: Bytes::copy_from_slice(&n.to_le_bytes()) }, slot]
-}
-
-/// How many writes of a writer are in the store.
-fn written(store: &KvStore, writer: u64) -> u64 {
-    store.get(&head(writer)).map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()))
 }
 
 /// One line by one system call: whole in the pipe, or not there.
@@ -81,7 +51,7 @@ fn the_process_with_a_store() {
         for writer in 0..WRITERS {
             let store = &store;
             scope.spawn(move || {
-                for n in written(store, writer) + 1.. {
+                for n in writers::written(writer, |key| store.get(key)) + 1.. {
                     store.write_batch(write(writer, n)).unwrap();
                     tell(&format!("{writer} {n}\n"));
                 }
@@ -129,14 +99,10 @@ impl Told {
     }
 
     fn check(&mut self, store: &KvStore, round: u64) {
-        let mut expected = BTreeMap::new();
-        for writer in 0..WRITERS {
-            let (found, told) = (written(store, writer), self.written[writer as usize]);
-            assert!((told..=told + self.lives).contains(&found), "round {round}: {found} of writer {writer}, {self:?}");
-            expected.extend(expected_of(writer, found));
-            self.written[writer as usize] = found;
-        }
-        assert!(store.scan::<&[u8]>(.., usize::MAX).into_iter().eq(expected), "round {round}: {self:?}");
+        let content: BTreeMap<Bytes, Bytes> = store.scan::<&[u8]>(.., usize::MAX).into_iter().collect();
+        let told = |writer: u64| self.written[writer as usize]..=self.written[writer as usize] + self.lives;
+        self.written =
+            writers::check(&content, told).unwrap_or_else(|wrong| panic!("round {round}: {wrong}, {self:?}"));
         let snapshots = store.driver().snapshots();
         let ids = snapshots.ids().unwrap();
         assert!(
@@ -148,23 +114,13 @@ impl Told {
     }
 }
 
-/// What a writer leaves after so many writes.
-fn expected_of(writer: u64, n: u64) -> BTreeMap<Bytes, Bytes> {
-    let writes = (n.saturating_sub(SLOTS) + 1..=n).filter(|n| n % REMOVES != 0);
-    let mut expected: BTreeMap<Bytes, Bytes> =
-        writes.map(|n| (slot(writer, n), Bytes::from(value(writer, n)))).collect();
-    if n > 0 {
-        expected.insert(head(writer), Bytes::copy_from_slice(&n.to_le_bytes()));
-    }
-    expected
-}
-
 #[test]
 fn a_process_killed_again_and_again_leaves_a_store_with_every_write_that_was_answered() {
     let scratch = scratch();
     let directory = scratch.path().join("store");
     let (mut rng, mut told) = (Rng::new(1), Told::default());
-    for round in 0..ROUNDS {
+    let rounds = setting("RINGWAL_ROUNDS").unwrap_or(ROUNDS);
+    for round in 0..rounds {
         told.live(&directory, Duration::from_micros(rng.next_u64() % 150_000));
         // As often as not, so that one kill follows another on what the last one left.
         if rng.one_in(2) {
@@ -175,7 +131,7 @@ fn a_process_killed_again_and_again_leaves_a_store_with_every_write_that_was_ans
     }
     told.live(&directory, Duration::from_millis(500));
     let store = open(&directory);
-    told.check(&store, ROUNDS);
+    told.check(&store, rounds);
     println!("{told:?}");
     assert!(told.written.iter().all(|&written| written > SLOTS) && told.snapshot > 0, "{told:?}");
 }

@@ -4,6 +4,7 @@
 //! - `ledger`: the machine; `history`: what is done to it, and the model of its states
 //! - `judge`: the workload with its promises, and what must hold after a crash; `crash`: a history crashed everywhere
 //! - `scene`: one thing that goes wrong at a time
+//! - `writers`: threads that write side by side, and what they leave
 //!
 //! Uses the public API only. The library's own tests take it in too, to plant mistakes under it.
 #![allow(dead_code, reason = "each test file uses its part")]
@@ -13,6 +14,7 @@ pub(crate) mod history;
 pub(crate) mod judge;
 pub(crate) mod ledger;
 pub(crate) mod scene;
+pub(crate) mod writers;
 
 use std::future::Future;
 use std::pin::pin;

@@ -15,6 +15,7 @@ use super::error::DriverError;
 use super::inside::Inside;
 use super::shared::Shared;
 use crate::machine::{StateImage, StateMachine};
+use crate::plant::{self, StackPlant, planted};
 use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -42,7 +43,11 @@ pub(super) fn start_keeper<M: StateMachine>(
 ) -> crate::Result<JoinHandle<()>> {
     let keeper = Keeper { shared: shared.clone(), inbox, patience: None };
     let name = format!("{}-keeper", shared.config.log.thread_name);
-    let spawned = thread::Builder::new().name(name).spawn(move || keeper.run());
+    let carried = plant::carried();
+    let spawned = thread::Builder::new().name(name).spawn(move || {
+        carried.take_root();
+        keeper.run();
+    });
     spawned.map_err(crate::Error::io("start the thread that takes snapshots for", shared.directory()))
 }
 
@@ -194,7 +199,9 @@ impl<M: StateMachine> Shared<M> {
     fn take_checkpoint(&self) -> Outcome<M> {
         // A snapshot is never ahead of what the log has for sure, and a log that takes nothing more is told of before the
         // work is done.
-        self.log.sync()?;
+        if !planted(StackPlant::ImageAheadOfLog) {
+            self.log.sync()?;
+        }
         self.apply_acknowledged();
         let base = self.base();
         let is_newest = base.index == self.last_applied.load(Ordering::Acquire);
@@ -218,6 +225,9 @@ impl<M: StateMachine> Shared<M> {
                 SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error).into()
             }
         })?;
+        if planted(StackPlant::CompactedBeforePublished) {
+            self.log.compact_to(index, term)?;
+        }
         let snapshot = writer.publish()?;
         tracing::info!(id = %snapshot.id, raw_bytes = snapshot.raw_bytes, stored_bytes = snapshot.stored_bytes, "snapshot");
         self.base_index.store(snapshot.index, Ordering::Relaxed);
@@ -239,7 +249,8 @@ impl<M: StateMachine> Shared<M> {
 
     /// Drops what a published snapshot made unnecessary: entries of the log, then older snapshots.
     fn compact(&self, newest: SnapshotId) -> Result<(), DriverError<M::Error>> {
-        let until = self.reach(newest)?;
+        let mut until = self.reach(newest)?;
+        until.index += u64::from(planted(StackPlant::CompactedPastSnapshot));
         if until.index > self.log.state().compacted.map_or(0, |(index, _)| index) {
             self.log.compact_to(until.index, until.term)?;
         }
