@@ -17,7 +17,7 @@ use std::io::{self, BufReader, Read, Write};
 
 use crate::machine::codec::{number_at, put_number};
 use crate::machine::error::StateError;
-use crate::machine::map::{Builder, Entries, Map};
+use crate::machine::map::{Builder, Entries, KEY_BYTES_MAX, Map};
 
 /// How a state begins.
 const MAGIC: [u8; 4] = *b"RWKV";
@@ -65,6 +65,9 @@ pub(crate) fn read(source: &mut (dyn Read + Send), kind: &'static str) -> Result
         let (key_bytes, value_bytes) = (source.number()?, source.number()?);
         let together = key_bytes.checked_add(value_bytes).filter(|&together| together <= left);
         left -= together.ok_or(source.damaged("a record is longer than what is left"))?;
+        if key_bytes > KEY_BYTES_MAX as u64 {
+            return Err(source.damaged("a key is longer than any can be"));
+        }
         source.fill(&mut key, key_bytes)?;
         if last.as_ref().is_some_and(|last| *last >= key) {
             return Err(source.damaged("keys do not ascend"));
