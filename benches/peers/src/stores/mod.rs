@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 
 use crate::engine::{Contestant, Engine};
-use crate::records::{check, parts};
+use crate::records::check;
 
 /// The first one is what the others are compared with.
 pub(crate) const BUILT_IN: &[Contestant] = &[
@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
     use crate::load::Load;
-    use crate::records::Records;
+    use crate::records::{Records, parts};
 
     const WRITERS: usize = 3;
 
