@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// Append to a log until killed, for the suite
     #[command(hide = true, name = child::APPEND)]
     SuiteAppend(ChildArgs),
+    /// Take snapshots of a store beside its writers and tell what they felt, for the suite
+    #[command(hide = true, name = child::SNAPSHOTS)]
+    SuiteSnapshots(ChildArgs),
     /// Write to a log until killed, for torture
     #[command(hide = true, name = victim::COMMAND)]
     TortureVictim(VictimArgs),

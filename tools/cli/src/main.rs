@@ -55,6 +55,7 @@ fn run(command: Command) -> Result<()> {
         Command::TortureVictim(args) => torture::kill9::victim::run(&args),
         Command::SuiteOpen(args) => bench::suite::child::open(&args),
         Command::SuiteAppend(args) => bench::suite::child::append(&args),
+        Command::SuiteSnapshots(args) => bench::suite::snapshot::latency::measure(&args),
     }
 }
 

@@ -8,6 +8,7 @@
 mod fjall;
 #[cfg(feature = "redb")]
 mod redb;
+mod ringwal;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 #[cfg(feature = "sqlite")]
@@ -21,6 +22,7 @@ use crate::records::check;
 
 /// The first one is what the others are compared with.
 pub(crate) const BUILT_IN: &[Contestant] = &[
+    ringwal::CONTESTANT,
     #[cfg(feature = "rocksdb")]
     rocksdb::CONTESTANT,
     #[cfg(feature = "fjall")]
