@@ -435,3 +435,27 @@ fn a_killed_maker_leaves_nothing_that_stays_and_an_import_that_goes_on() {
     importer.publish().unwrap();
     assert_eq!((left_over(scratch.path()).len(), indexes(&snapshots).unwrap()), (0, vec![10, 40]));
 }
+
+#[test]
+fn a_sync_that_fails_while_a_snapshot_arrives_is_final_and_nothing_of_it_is_believed() {
+    let (there, here) = (SimDisk::new(1), SimDisk::new(2));
+    let leader = open(&there).unwrap();
+    // What compresses to more than is received between two syncs.
+    let mut random = 1u64;
+    let bytes = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 56) as u8
+    });
+    let data: Vec<u8> = bytes.take(10 << 20).collect();
+    leader.create_snapshot(9, 2, &data).unwrap();
+    let mut file = Vec::new();
+    leader.export("snapshot_9_2", 0, &mut file).unwrap();
+    let follower = open(&here).unwrap();
+    here.fail(FaultRule::io_error(OpKind::Sync, 1));
+    let mut importer = follower.importer("snapshot_9_2").unwrap();
+    assert!(matches!(importer.receive(&mut &file[..]), Err(SnapshotError::Io { action: "sync", .. })));
+    let rest = importer.offset() as usize;
+    assert!(importer.receive(&mut &file[rest..]).is_err(), "a later sync proves nothing");
+    assert!(matches!(importer.publish(), Err(SnapshotError::Io { action: "sync", .. })));
+    assert_eq!((follower.ids().unwrap(), follower.imports().unwrap()), (vec![], vec![]));
+}

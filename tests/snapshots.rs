@@ -708,3 +708,28 @@ fn an_export_goes_on_from_any_byte_and_says_where_there_is_none() {
     let error = snapshots.export("snapshot_9_2", 0, &mut &mut [0; 100][..]).unwrap_err();
     assert!(matches!(error, SnapshotError::Io { .. }), "a sink that is full: {error}");
 }
+
+#[test]
+fn what_another_copy_sends_does_not_continue_what_arrived_and_may_be_begun_anew() {
+    let (disks, data) = ([SimDisk::new(1), SimDisk::new(2), SimDisk::new(3)], vec![7; 100_000]);
+    let [one, other, here] = disks.each_ref().map(open);
+    let files = [&one, &other].map(|snapshots| {
+        snapshots.create_snapshot(9, 2, &data).unwrap();
+        let mut file = Vec::new();
+        snapshots.export("snapshot_9_2", 0, &mut file).unwrap();
+        file
+    });
+    let mut importer = here.importer("snapshot_9_2").unwrap();
+    importer.receive(&mut &files[0][..2000]).unwrap();
+    drop(importer);
+    let mut importer = here.importer("snapshot_9_2").unwrap();
+    let offset = importer.offset() as usize;
+    let refused = importer.receive(&mut &files[1][offset..]).unwrap_err();
+    assert!(matches!(refused, SnapshotError::OtherCopy { offset: from, .. } if from == offset as u64), "{refused}");
+    importer.abort();
+    let mut importer = here.importer("snapshot_9_2").unwrap();
+    assert_eq!(importer.offset(), 0);
+    importer.receive(&mut &files[1][..]).unwrap();
+    importer.publish().unwrap();
+    assert_eq!(here.load_snapshot("snapshot_9_2").unwrap().1, data);
+}

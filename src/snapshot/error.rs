@@ -63,6 +63,16 @@ pub enum SnapshotError {
         /// Where to go on, in bytes.
         offset: u64,
     },
+    /// What arrives does not continue what had arrived before.
+    #[error(
+        "what arrives does not continue {path}, whose first {offset} bytes are whole: it was damaged on its way, or is of another machine's copy of that snapshot, whose bytes differ; go on from there with the same copy, or abort and receive another one from its start"
+    )]
+    OtherCopy {
+        /// The file that holds what had arrived.
+        path: PathBuf,
+        /// Where the same copy can go on, in bytes.
+        offset: u64,
+    },
     /// A snapshot is damaged. Nothing was cut or deleted.
     #[error(
         "{file} is damaged at byte {offset} ({reason}); nothing was changed: use the snapshot before it, or a copy of another machine"

@@ -11,7 +11,7 @@ use super::temporary::Temporary;
 use super::{FileSnapshots, Snapshot, SnapshotError, SnapshotId};
 use crate::disk::{Access, AlignedBuf};
 use crate::format::names::{self, Name};
-use crate::format::snapshot::SnapshotHeader;
+use crate::format::snapshot::{SnapshotDefect, SnapshotHeader};
 
 /// Size of one read or write of a file.
 const STEP_BYTES: usize = 256 << 10;
@@ -107,11 +107,16 @@ pub struct SnapshotImporter {
     arrival: Arrival,
     /// All before is durable.
     synced_bytes: u64,
+    /// Whether nothing has arrived yet that goes on from what an earlier transfer left.
+    is_resuming: bool,
+    /// What ended it: of a file whose sync failed nothing can be believed any more.
+    failure: Option<SnapshotError>,
 }
 
 impl SnapshotImporter {
     fn new(snapshots: FileSnapshots, id: SnapshotId, partial: Temporary) -> SnapshotImporter {
-        SnapshotImporter { snapshots, id, partial, arrival: Arrival::default(), synced_bytes: 0 }
+        let arrival = Arrival::default();
+        SnapshotImporter { snapshots, id, partial, arrival, synced_bytes: 0, is_resuming: false, failure: None }
     }
 
     /// Finds out how far an earlier transfer came: past the page cache, which may show what never came to the disk.
@@ -128,6 +133,7 @@ impl SnapshotImporter {
             offset += bytes as u64;
         }
         importer.arrival.drop_piece();
+        importer.is_resuming = importer.offset() > 0;
         Ok(importer)
     }
 
@@ -168,8 +174,9 @@ impl SnapshotImporter {
     ///
     /// At the first piece that does not verify, of which nothing is kept, [`SnapshotError::Corrupt`] or
     /// [`SnapshotError::Unsupported`]; [`SnapshotError::Misnamed`] and [`SnapshotError::OtherMachine`], of which nothing is
-    /// kept either; [`SnapshotError::Io`], also for the source's errors. Whatever it is, the transfer can go on from
-    /// [`SnapshotImporter::offset`].
+    /// kept either; [`SnapshotError::OtherCopy`] where the first piece after an interruption does not continue what was
+    /// there; [`SnapshotError::Io`], also for the source's errors. The transfer can go on from [`SnapshotImporter::offset`],
+    /// unless a sync failed: that is final, and nothing of what was received is kept.
     pub fn receive(&mut self, source: &mut dyn Read) -> Result<u64, SnapshotError> {
         let mut step = vec![0; STEP_BYTES];
         let mut received = 0;
@@ -187,22 +194,42 @@ impl SnapshotImporter {
     }
 
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), SnapshotError> {
+        if let Some(failure) = &self.failure {
+            return Err(failure.again());
+        }
         while !bytes.is_empty() {
-            let taken = self.take_some(bytes).inspect_err(|_| self.arrival.drop_piece());
-            bytes = &bytes[taken?..];
+            match self.take_some(bytes) {
+                Ok(taken) => bytes = &bytes[taken..],
+                Err(error) => {
+                    self.arrival.drop_piece();
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
 
+    /// Ends it, and has everything that was received removed.
+    fn give_up(&mut self, error: SnapshotError) -> SnapshotError {
+        self.partial.keep(false);
+        self.failure.insert(error).again()
+    }
+
     /// Takes bytes up to the end of the present piece, and stores the piece if it is whole then.
     fn take_some(&mut self, bytes: &[u8]) -> Result<usize, SnapshotError> {
-        let path = &self.partial.path;
-        let (taken, arrived) = self.arrival.take(bytes).map_err(|defect| SnapshotError::of(defect, path))?;
+        let (taken, arrived) = match self.arrival.take(bytes) {
+            Err(SnapshotDefect::Corrupt { .. }) if self.is_resuming => {
+                let (path, offset) = (self.partial.path.clone(), self.arrival.offset());
+                return Err(SnapshotError::OtherCopy { path, offset });
+            }
+            taken => taken.map_err(|defect| SnapshotError::of(defect, &self.partial.path))?,
+        };
         match arrived {
             Arrived::Part => return Ok(taken),
             Arrived::Header(header) => self.check_header(&header)?,
             Arrived::Piece => {}
         }
+        self.is_resuming = false;
         self.store()?;
         self.arrival.next();
         Ok(taken)
@@ -225,8 +252,7 @@ impl SnapshotImporter {
             if let Err(error) = file.sync() {
                 // What it should have covered may be lost, whatever later reads and syncs say.
                 let error = SnapshotError::io("sync", path)(error);
-                self.partial.keep(false);
-                return Err(error);
+                return Err(self.give_up(error));
             }
             self.synced_bytes = written;
         }
@@ -241,6 +267,9 @@ impl SnapshotImporter {
     /// [`SnapshotError::Incomplete`]: what is there is kept. [`SnapshotError::Corrupt`] where it does not read back, or
     /// does not decompress; [`SnapshotError::Exists`]; [`SnapshotError::Io`]: nothing of it is kept.
     pub fn publish(mut self) -> Result<Snapshot, SnapshotError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         if !self.is_complete() {
             return Err(SnapshotError::Incomplete { path: self.partial.path.clone(), offset: self.arrival.offset() });
         }

@@ -353,8 +353,9 @@ impl FileSnapshots {
         let snapshot = self.read_back(id, &temporary.name)?;
         let mut state = self.state();
         self.check_absent(id)?;
-        temporary.rename_to(&id.file_name())?;
-        match self.describe(id) {
+        let named = temporary.rename_to(&id.file_name()).and_then(|()| Ok(self.describe(id)));
+        // Where it has the name and may lose it in a crash, it goes before anybody can see it and rely on it.
+        match named.inspect_err(|_| temporary.discard())? {
             Ok(named) if named == snapshot => drop(state.verified.insert(id)),
             Ok(_) => {
                 // Another process gave the same name in the same moment: the file that has it is theirs.
@@ -363,7 +364,10 @@ impl FileSnapshots {
             }
             // Another process has newer ones already, and compacted this one away.
             Err(SnapshotError::NotFound { .. }) => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                temporary.discard();
+                return Err(error);
+            }
         }
         temporary.keep(true);
         Ok(snapshot)

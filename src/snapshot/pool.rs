@@ -38,9 +38,11 @@ pub(super) fn start<J: Job, W: FnMut(&mut J) + Send + 'static>(
     low_priority: bool,
     workers: impl IntoIterator<Item = W>,
 ) -> io::Result<(Sender<J>, InOrder<J>, Threads)> {
+    // Made first and so dropped last: where one more thread cannot be started, those that run are waited for only when the
+    // sender of their jobs is gone.
+    let mut threads = Threads::default();
     let (jobs_in, jobs) = unbounded();
     let (done_in, done) = unbounded();
-    let mut threads = Threads::default();
     for worker in workers {
         let (jobs, done) = (jobs.clone(), done_in.clone());
         threads.0.push(spawn(name, low_priority, move || run(worker, &jobs, &done))?);
@@ -173,6 +175,16 @@ mod tests {
         let before = niceness();
         assert_eq!(spawn("test", true, niceness).unwrap().join().unwrap(), 19);
         assert_eq!((spawn("test", false, niceness).unwrap().join().unwrap(), niceness()), (before, before));
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_started_leaves_none_that_waits_for_ever() {
+        let workers = [0, 1].into_iter().map(|number| {
+            assert_eq!(number, 0, "planted: the second worker cannot be had");
+            square
+        });
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| start("test", false, workers).map(drop)));
+        assert!(failed.is_err(), "and this returned at all");
     }
 
     #[test]

@@ -90,16 +90,23 @@ impl fmt::Debug for Temporary {
     }
 }
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if self.is_kept {
-            return;
-        }
+impl Temporary {
+    /// Removes the file, whatever its name is by now.
+    pub(super) fn discard(&mut self) {
+        self.is_kept = true;
         match self.disk.remove(&self.name) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 tracing::warn!(path = %self.path.display(), %error, "a temporary file stays until the next open");
             }
             _ => {}
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.discard();
         }
     }
 }

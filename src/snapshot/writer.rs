@@ -241,9 +241,14 @@ impl Team {
         for _ in 0..2 * options.workers + 1 {
             let _ = free_in.send(Box::new(Chunk::new(options.chunk_bytes)));
         }
-        let writing = pool::spawn("ringwal-snapshot", options.low_priority, move || write_all(sink, done, &free_in))
-            .map_err(cannot_start())?;
-        Ok(Team { jobs, free, writing: Writing(Some(writing)), _compressing: compressing })
+        match pool::spawn("ringwal-snapshot", options.low_priority, move || write_all(sink, done, &free_in)) {
+            Ok(writing) => Ok(Team { jobs, free, writing: Writing(Some(writing)), _compressing: compressing }),
+            Err(error) => {
+                // Else the workers would be waited for while they wait for jobs.
+                drop(jobs);
+                Err(cannot_start()(error))
+            }
+        }
     }
 
     /// Takes the full chunk and gives an empty one for it.
