@@ -14,26 +14,26 @@
 //! | padding (skippable) | zeros, so that the file is a multiple of 4096 bytes |
 //! | seek table (skippable) | as the seekable format says: it must be last |
 //!
-//! Every chunk but the last holds exactly the header's chunk size of the state, so where a byte of the state lies follows
-//! from its offset, and where its chunk lies in the file from the seek table. What a chunk is stands before it, not behind
-//! it: the file can be verified from the front while it arrives, without seeking. The seek table has an entry for
-//! every frame, the skippable ones with a decompressed size of 0, as the seekable format asks.
+//! Every chunk but the last holds exactly the header's chunk size of the state, so where a byte of the state lies
+//! follows from its offset, and where its chunk lies in the file from the seek table. What a chunk is stands before it,
+//! not behind it: the file can be verified from the front while it arrives, without seeking. The seek table has an
+//! entry for every frame, the skippable ones with a decompressed size of 0, as the seekable format asks.
 //!
 //! # Checksums
 //!
-//! The checksums of the frames that are ours, of a chunk's stored bytes and of the seek table are salted and masked (see
-//! [`crate::format`]) with the file's salt, which is drawn anew for each file: no frame of another snapshot verifies in this one.
-//! Those of a chunk's raw bytes and of the whole state are plain CRC-32C: the whole's is combined from the chunks'.
-//! Magic and version have a checksum of their own, whose place no later version changes: so a newer version is told
-//! from damage.
+//! The checksums of the frames that are ours, of a chunk's stored bytes and of the seek table are salted and masked
+//! (see [`crate::format`]) with the file's salt, which is drawn anew for each file: no frame of another snapshot
+//! verifies in this one. Those of a chunk's raw bytes and of the whole state are plain CRC-32C: the whole's is combined
+//! from the chunks'. Magic and version have a checksum of their own, whose place no later version changes: so a newer
+//! version is told from damage.
 //!
 //! # Why not a crate for the seekable format
 //!
-//! `zeekstd` was looked at: a good reader and writer of the format, one frame after another on the caller's thread. Here a
-//! pool compresses and one decompresses ahead, so its encoder and decoder have no place. Its table would do, but what makes ours worth having
-//! is what it is held against: the chunks' headers, a checksum, and sizes that must add up to the file before anything is
-//! allocated by them. Without those checks it is some forty lines. So it is used where it is worth more: in a
-//! test, as a reader of our files that knows nothing of them.
+//! `zeekstd` was looked at: a good reader and writer of the format, one frame after another on the caller's thread.
+//! Here a pool compresses and one decompresses ahead, so its encoder and decoder have no place. Its table would do, but what
+//! makes ours worth having is what it is held against: the chunks' headers, a checksum, and sizes that must add up to
+//! the file before anything is allocated by them. Without those checks it is some forty lines. So it is used where it
+//! is worth more: in a test, as a reader of our files that knows nothing of them.
 
 use super::{Salted, all_zero, crc, put, u32_at, u64_at};
 

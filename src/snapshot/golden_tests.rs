@@ -1,8 +1,8 @@
 //! The golden snapshot of format version 1: that it still reads as it did, and that today's writer frames it the same.
 //!
-//! `tests/golden/v1` is frozen: see `tests/golden/README.md`. What zstd makes of a chunk may change with zstd's version, what
-//! it decompresses to may not: so the frames that are ours are compared byte for byte, and the whole file where zstd is
-//! the one that the file was made with.
+//! `tests/golden/v1` is frozen: see `tests/golden/README.md`. What zstd makes of a chunk may change with zstd's version,
+//! what it decompresses to may not: so the frames that are ours are compared byte for byte, and the whole file where zstd
+//! is the one that the file was made with.
 
 use std::fs;
 use std::io::{Read, Write};

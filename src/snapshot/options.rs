@@ -30,8 +30,8 @@ impl Default for SnapshotOptions {
 
 impl SnapshotOptions {
     /// Bytes of the state that are compressed together, and the unit of seeking, of verification and of resuming a
-    /// transfer: default 1 MiB, from 1 KiB to 8 MiB. Larger chunks compress a little better. Memory for two to three
-    /// chunks is in use for each worker.
+    /// transfer: default 1 MiB, from 1 KiB to 8 MiB. Larger chunks compress a little better. While a snapshot is made,
+    /// up to `4 * (workers + 1)` times this is in memory, and what zstd needs for each worker: a few MiB.
     #[must_use]
     pub fn chunk_bytes(mut self, chunk_bytes: u32) -> SnapshotOptions {
         self.chunk_bytes = chunk_bytes;
@@ -45,16 +45,16 @@ impl SnapshotOptions {
         self
     }
 
-    /// Threads that compress: by default one less than there are cores, at least one and at most four. With 0 there are no
-    /// threads at all: the one that writes does everything. States of one chunk never start a thread.
+    /// Threads that compress: by default one less than there are cores, at least one and at most four. With 0 there are
+    /// no threads at all: the one that writes does everything. States of one chunk never start a thread.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> SnapshotOptions {
         self.workers = workers;
         self
     }
 
-    /// Whether the threads that compress, write and verify run at the lowest priority, so that a snapshot takes the CPU time
-    /// that nobody else wants: default `true`.
+    /// Whether the threads that compress, write and verify run at the lowest priority, so that a snapshot takes the CPU
+    /// time that nobody else wants: default `true`.
     #[must_use]
     pub fn low_priority(mut self, low_priority: bool) -> SnapshotOptions {
         self.low_priority = low_priority;

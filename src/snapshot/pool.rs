@@ -1,9 +1,9 @@
 //! A few threads that work on numbered jobs side by side, and whoever takes the results in the jobs' order.
 //!
-//! Invariants: a job that was given in comes out again, also when the work on it panics, so nobody waits for one that is
-//! lost; no thread outlives its [`Threads`]; a job that nobody wants any more is dropped. The threads end when the senders
-//! of jobs are gone, or whoever took the results. Memory is bounded by whoever makes the jobs: they are made once and go
-//! round.
+//! Invariants: a job that was given in comes out again, also when the work on it panics, so nobody waits for one that
+//! is lost; no thread outlives its [`Threads`]; a job that nobody wants any more is dropped. The threads end when the
+//! senders of jobs are gone, or whoever took the results. Memory is bounded by whoever makes the jobs: they are made
+//! once and go round.
 //!
 //! Does not know what the work is. These threads are not the log's: nothing of the log waits for them, so they meet
 //! through the standard library and not through what the model checkers stand in for.
@@ -64,8 +64,8 @@ pub(super) fn spawn<T: Send + 'static>(
     })
 }
 
-/// The lowest priority for this thread: on Linux a nice value is a thread's own. It takes the processor when nobody else
-/// wants it, and its requests to the disk come after others' where the scheduler of the device looks at that.
+/// The lowest priority for this thread: on Linux a nice value is a thread's own. It takes the processor when nobody
+/// else wants it, and its requests to the disk come after others' where the scheduler of the device looks at that.
 fn yield_to_all() {
     if let Err(error) = rustix::process::setpriority_process(None, 19) {
         tracing::debug!(%error, "a snapshot's thread keeps its priority");

@@ -1,13 +1,14 @@
 //! Reads a snapshot file: streams the state back, seeks in it, verifies it.
 //!
-//! A chunk is read from the file, verified against its header and the seek table, decompressed and verified again before
-//! a byte of it is handed out. Once two chunks in a row were asked for, threads read and decompress ahead of the caller.
-//! Reads of the file are whole blocks into aligned memory, so that files opened past the page cache will do too.
+//! A chunk is read from the file, verified against its header and the seek table, decompressed and verified again
+//! before a byte of it is handed out. Once two chunks in a row were asked for, threads read and decompress ahead of the
+//! caller. Reads of the file are whole blocks into aligned memory, so that files opened past the page cache will do
+//! too.
 //!
-//! Invariants: no byte that does not verify is handed out; whoever reads from the start to the end has also had the checksum
-//! of the whole verified, before the last chunk is handed out; damage is an error each time it is met, and never the
-//! end of the state; memory is bounded by the size of a few chunks, whose limit is the format's, and by the seek table,
-//! which is no larger than the file.
+//! Invariants: no byte that does not verify is handed out; whoever reads from the start to the end has also had the
+//! checksum of the whole verified, before the last chunk is handed out; damage is an error each time it is met, and
+//! never the end of the state; memory is bounded by the size of a few chunks, whose limit is the format's, and by the
+//! seek table, which is no larger than the file.
 //!
 //! Does not know names or directories.
 
@@ -56,7 +57,8 @@ impl SnapshotReader {
         SnapshotReader::open_with(file, path, cores, false)
     }
 
-    /// As [`SnapshotReader::open`], with these many threads of this priority to read ahead; with 0 none is ever started.
+    /// As [`SnapshotReader::open`], with these many threads of this priority to read ahead; with 0 none is ever
+    /// started.
     pub(crate) fn open_with(
         file: Arc<dyn DiskFile>,
         path: PathBuf,

@@ -1,4 +1,5 @@
-//! Streams written and read back, damaged, cut, mixed up and interrupted, on a simulated disk that insists on aligned access.
+//! Streams written and read back, damaged, cut, mixed up and interrupted, on a simulated disk that insists on aligned
+//! access.
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::os::fd::BorrowedFd;

@@ -1,13 +1,13 @@
 //! Writes a snapshot file: bytes of any number come in, chunks go out compressed, in order, to any [`DiskFile`].
 //!
-//! The caller's bytes fill a chunk; full chunks go to a pool that compresses them, and one more thread writes them to the
-//! file in order. The chunks' buffers are made once and go round, so a caller that is quicker than the pool or the disk
-//! waits for one of them: that is what bounds the memory. No thread is started before a second chunk is begun.
+//! The caller's bytes fill a chunk; full chunks go to a pool that compresses them, and one more thread writes them to
+//! the file in order. The chunks' buffers are made once and go round, so a caller that is quicker than the pool or the
+//! disk waits for one of them: that is what bounds the memory. No thread is started before a second chunk is begun.
 //!
-//! Invariants: the file is written from its start to its end, every byte once, in pieces that direct I/O takes; it is synced every
-//! few MiB, so that no sync has much to do and whoever else writes to the device never waits behind a large one; a file
-//! that [`SnapshotStream::finish`] did not answer for has no trailer, so it is not taken for a snapshot. The first error is final:
-//! everything after it fails, and nothing more is written.
+//! Invariants: the file is written from its start to its end, every byte once, in pieces that direct I/O takes; it is
+//! synced every few MiB, so that no sync has much to do and whoever else writes to the device never waits behind a
+//! large one; a file that [`SnapshotStream::finish`] did not answer for has no trailer, so it is not taken for a
+//! snapshot. The first error is final: everything after it fails, and nothing more is written.
 //!
 //! Does not know names, directories or publication.
 
