@@ -197,6 +197,7 @@ impl FileSnapshots {
     /// # Errors
     ///
     /// [`SnapshotError::Io`] where the directory cannot be listed.
+    #[allow(clippy::type_complexity, reason = "a list of ids, each with an answer of its own: that is what it is")]
     pub fn list(&self) -> Result<Vec<(SnapshotId, Result<Snapshot, SnapshotError>)>, SnapshotError> {
         let described = self.ids()?.into_iter().map(|id| (id, self.describe(id)));
         // One that is gone by now is none.
