@@ -1,5 +1,5 @@
-//! Snapshots on a disk that fails: the power fails at every step of making, publishing, deleting and compacting them, each
-//! operation fails once, room runs out. Whatever happens, what was there is there, and whole.
+//! Snapshots on a disk that fails: the power fails at every step of making, publishing, deleting and compacting them,
+//! each operation fails once, room runs out. Whatever happens, what was there is there, and whole.
 
 mod common;
 #[path = "common/mounted.rs"]
