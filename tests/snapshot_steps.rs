@@ -1,5 +1,5 @@
-//! Snapshots on a disk that fails: the power fails at every step of making, publishing, deleting and compacting them, each
-//! operation fails once, room runs out. Whatever happens, what was there is there, and whole.
+//! Snapshots on a disk that fails: the power fails at every step of making, publishing, deleting and compacting them,
+//! each operation fails once, room runs out. Whatever happens, what was there is there, and whole.
 
 mod common;
 #[path = "common/mounted.rs"]
@@ -283,6 +283,24 @@ fn a_snapshot_that_does_not_read_back_gets_no_name() {
         assert_eq!(disk.file_names().len(), 1, "{:?}", disk.file_names());
         snapshots.create_snapshot(20, 1, &state(20)).unwrap();
     }
+}
+
+/// Another process is ahead: what was published or listed just now is gone when it is looked at again.
+#[test]
+fn a_snapshot_that_somebody_else_compacts_away_at_once_is_no_failure() {
+    let disk = SimDisk::new(1);
+    let snapshots = open(&disk).unwrap();
+    let gone = || FaultRule::new(OpKind::Open, 1, libc::ENOENT).on("snapshot_10_1.zst");
+    disk.fail(gone());
+    assert_eq!(snapshots.create_snapshot(10, 1, &state(10)).unwrap().index, 10);
+    snapshots.create_snapshot(20, 1, &state(20)).unwrap();
+    disk.fail(gone());
+    assert_eq!(snapshots.list().unwrap().iter().map(|(id, _)| id.index).collect::<Vec<_>>(), [20]);
+    let newest = FaultRule::new(OpKind::Open, 1, libc::ENOENT).on("snapshot_20_1.zst");
+    let snapshots = open(&disk).unwrap();
+    disk.fail(newest);
+    assert_eq!(snapshots.compact_snapshots(1).unwrap().len(), 1, "it looks for the newest again");
+    assert_eq!((disk.struck().len(), indexes(&snapshots).unwrap()), (3, vec![20]));
 }
 
 /// Another process gave the newest its name and has not synced the directory: what is older may not go before.

@@ -1,5 +1,5 @@
-//! Snapshots as a user of the library meets them: made, listed, read, deleted, sent to another machine; and what is said
-//! when something is wrong.
+//! Snapshots as a user of the library meets them: made, listed, read, deleted, sent to another machine; and what is
+//! said when something is wrong.
 
 mod common;
 

@@ -3,8 +3,9 @@
 //! Names order segments by their sequence number in 20 decimal digits, so that a directory listing reads in log order.
 //! Anything that is not a name made here is not ours and is left alone.
 //!
-//! A snapshot is made, or received from elsewhere, under a name that nobody ever uses again: it has 64 random bits in it.
-//! So whoever holds the lock of such a file and finds the name still there knows that the name leads to that very file.
+//! A snapshot is made, or received from elsewhere, under a name that nobody ever uses again: it has 64 random bits in
+//! it. So whoever holds the lock of such a file and finds the name still there knows that the name leads to that very
+//! file.
 
 /// Name of the lock file.
 pub const LOCK: &str = "lock";

@@ -170,7 +170,8 @@ impl SnapshotError {
     /// Whether it says that the disk, or a quota on it, is full.
     pub fn is_out_of_space(&self) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-        matches!(self, SnapshotError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge))
+        let SnapshotError::Io { source, .. } = self else { return false };
+        matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
 
     fn kind(&self) -> io::ErrorKind {

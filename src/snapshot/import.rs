@@ -1,8 +1,8 @@
 //! Snapshots on their way from one machine to another: a file's bytes, and a verified beginning of them kept.
 //!
-//! Invariants: what is kept of a file that is arriving was verified, so that a transfer goes on where the last one ended;
-//! it becomes a snapshot only as one that is made here does, read back and verified as a whole; after a failed sync
-//! nothing of it is kept. Does not know the network.
+//! Invariants: what is kept of a file that is arriving was verified, so that a transfer goes on where the last one
+//! ended; it becomes a snapshot only as one that is made here does, read back and verified as a whole; after a failed
+//! sync nothing of it is kept. Does not know the network.
 
 use std::io::{self, Read, Write};
 
@@ -22,8 +22,8 @@ const SYNC_EVERY_BYTES: u64 = 8 << 20;
 /// Receiving.
 impl FileSnapshots {
     /// Receives a snapshot that another machine exports ([`FileSnapshots::export`]), or goes on doing so: what arrived
-    /// before, and was verified, is kept, also over a crash. Ask [`SnapshotImporter::offset`] from which byte of the file
-    /// on to send.
+    /// before, and was verified, is kept, also over a crash. Ask [`SnapshotImporter::offset`] from which byte of the
+    /// file on to send.
     ///
     /// ```
     /// # let scratch = tempfile::tempdir().unwrap();
@@ -50,8 +50,8 @@ impl FileSnapshots {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::BadId`], [`SnapshotError::Exists`]; [`SnapshotError::InUse`] where it is being received already;
-    /// [`SnapshotError::Io`].
+    /// [`SnapshotError::BadId`], [`SnapshotError::Exists`]; [`SnapshotError::InUse`] where it is being received
+    /// already; [`SnapshotError::Io`].
     pub fn importer(&self, id: &str) -> Result<SnapshotImporter, SnapshotError> {
         let id: SnapshotId = id.parse()?;
         self.check_writable()?;
@@ -98,7 +98,8 @@ impl FileSnapshots {
     }
 }
 
-/// A snapshot that is being received. Dropping it keeps what was verified, for [`FileSnapshots::importer`] to go on with.
+/// A snapshot that is being received. Dropping it keeps what was verified, for [`FileSnapshots::importer`] to go on
+/// with.
 #[derive(Debug)]
 pub struct SnapshotImporter {
     snapshots: FileSnapshots,
@@ -167,16 +168,16 @@ impl SnapshotImporter {
         self.arrival.is_over()
     }
 
-    /// Takes everything that `source` gives, which begins at [`SnapshotImporter::offset`], and returns how many bytes it
-    /// was. Whether the snapshot is complete then, [`SnapshotImporter::is_complete`] says.
+    /// Takes everything that `source` gives, which begins at [`SnapshotImporter::offset`], and returns how many bytes
+    /// it was. Whether the snapshot is complete then, [`SnapshotImporter::is_complete`] says.
     ///
     /// # Errors
     ///
     /// At the first piece that does not verify, of which nothing is kept, [`SnapshotError::Corrupt`] or
-    /// [`SnapshotError::Unsupported`]; [`SnapshotError::Misnamed`] and [`SnapshotError::OtherMachine`], of which nothing is
-    /// kept either; [`SnapshotError::OtherCopy`] where the first piece after an interruption does not continue what was
-    /// there; [`SnapshotError::Io`], also for the source's errors. The transfer can go on from [`SnapshotImporter::offset`],
-    /// unless a sync failed: that is final, and nothing of what was received is kept.
+    /// [`SnapshotError::Unsupported`]; [`SnapshotError::Misnamed`] and [`SnapshotError::OtherMachine`], of which
+    /// nothing is kept either; [`SnapshotError::OtherCopy`] where the first piece after an interruption does not
+    /// continue what was there; [`SnapshotError::Io`], also for the source's errors. The transfer can go on from
+    /// [`SnapshotImporter::offset`], unless a sync failed: that is final, and nothing of what was received is kept.
     pub fn receive(&mut self, source: &mut dyn Read) -> Result<u64, SnapshotError> {
         let mut step = vec![0; STEP_BYTES];
         let mut received = 0;
@@ -259,8 +260,8 @@ impl SnapshotImporter {
         Ok(())
     }
 
-    /// Makes a snapshot of what was received: syncs it, reads all of it back and verifies it, gives it its name and syncs
-    /// the directory.
+    /// Makes a snapshot of what was received: syncs it, reads all of it back and verifies it, gives it its name and
+    /// syncs the directory.
     ///
     /// # Errors
     ///
@@ -284,8 +285,8 @@ impl SnapshotImporter {
     }
 }
 
-/// Takes the bytes of the file from [`SnapshotImporter::offset`] on; else as [`SnapshotImporter::receive`], whose errors are
-/// inside those of writing.
+/// Takes the bytes of the file from [`SnapshotImporter::offset`] on; else as [`SnapshotImporter::receive`], whose
+/// errors are inside those of writing.
 impl Write for SnapshotImporter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.take(buf)?;

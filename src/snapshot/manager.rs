@@ -1,8 +1,8 @@
 //! Snapshots as files of one directory, through its [`Disk`].
 //!
-//! Invariants: a name means that the file is whole, was synced and was read back; nothing is removed for a newer snapshot
-//! that was not read back; of what the log stands on ([`FileSnapshots::set_stands_on`]) the newest one stays; a failure
-//! leaves the snapshots as they were. Several handles, also in several processes, may use one directory.
+//! Invariants: a name means that the file is whole, was synced and was read back; nothing is removed for a newer
+//! snapshot that was not read back; of what the log stands on ([`FileSnapshots::set_stands_on`]) the newest one stays;
+//! a failure leaves the snapshots as they were. Several handles, also in several processes, may use one directory.
 //!
 //! Does not know the log, nor what a state means.
 
@@ -82,9 +82,9 @@ impl fmt::Debug for FileSnapshots {
 
 /// Opening.
 impl FileSnapshots {
-    /// Opens the snapshots of a directory, which is made if it is missing, and removes what makers that were killed have
-    /// left unfinished. The directory may be that of a log; then open the log first: it begins in no directory that has
-    /// snapshots and no segment.
+    /// Opens the snapshots of a directory, which is made if it is missing, and removes what makers that were killed
+    /// have left unfinished. The directory may be that of a log; then open the log first: it begins in no directory
+    /// that has snapshots and no segment.
     ///
     /// # Errors
     ///
@@ -133,16 +133,16 @@ impl FileSnapshots {
         FileSnapshots { shared: Arc::new(shared), machine: None }
     }
 
-    /// A handle for the snapshots of one machine (at most 64 bytes: which machine, and which version of its state): those
-    /// of another one are neither opened, nor written, nor imported.
+    /// A handle for the snapshots of one machine (at most 64 bytes: which machine, and which version of its state):
+    /// those of another one are neither opened, nor written, nor imported.
     #[must_use]
     pub fn of_machine(&self, machine: &str) -> FileSnapshots {
         FileSnapshots { shared: self.shared.clone(), machine: Some(machine.into()) }
     }
 
-    /// Says up to which index the log is compacted: it cannot be replayed without a snapshot at or past that index, so the
-    /// newest of these can no longer be deleted. `None`, as after opening, for no log. For all handles that share this one's
-    /// state; another process does not hear of it.
+    /// Says up to which index the log is compacted: it cannot be replayed without a snapshot at or past that index, so
+    /// the newest of these can no longer be deleted. `None`, as after opening, for no log. For all handles that share
+    /// this one's state; another process does not hear of it.
     pub fn set_stands_on(&self, index: Option<u64>) {
         self.state().stands_on = index;
     }
@@ -192,12 +192,13 @@ impl FileSnapshots {
         Ok(self.ids()?.last().copied())
     }
 
-    /// All snapshots, ascending, each with what its file says of itself, or why that cannot be read. What the file holds
-    /// is not looked at: see [`FileSnapshots::verify`].
+    /// All snapshots, ascending, each with what its file says of itself, or why that cannot be read. What the file
+    /// holds is not looked at: see [`FileSnapshots::verify`].
     ///
     /// # Errors
     ///
     /// [`SnapshotError::Io`] where the directory cannot be listed.
+    #[allow(clippy::type_complexity, reason = "a list of ids, each with an answer of its own: that is what it is")]
     pub fn list(&self) -> Result<Vec<(SnapshotId, Result<Snapshot, SnapshotError>)>, SnapshotError> {
         let described = self.ids()?.into_iter().map(|id| (id, self.describe(id)));
         // One that is gone by now is none.
@@ -243,8 +244,8 @@ impl FileSnapshots {
         Ok((Snapshot::of(&reader), data))
     }
 
-    /// Writes the file of a snapshot, from byte `from_offset` on, into `sink`, as [`FileSnapshots::importer`] of another
-    /// machine takes it. Returns how many bytes it wrote. It is the receiver that verifies them.
+    /// Writes the file of a snapshot, from byte `from_offset` on, into `sink`, as [`FileSnapshots::importer`] of
+    /// another machine takes it. Returns how many bytes it wrote. It is the receiver that verifies them.
     ///
     /// # Errors
     ///
@@ -336,7 +337,8 @@ impl FileSnapshots {
         Ok(SnapshotWriter { snapshots: self.clone(), id, stream, temporary })
     }
 
-    /// Makes a snapshot of a state that is in memory. Its machine is that of this handle ([`FileSnapshots::of_machine`]).
+    /// Makes a snapshot of a state that is in memory. Its machine is that of this handle
+    /// ([`FileSnapshots::of_machine`]).
     ///
     /// # Errors
     ///
@@ -392,8 +394,8 @@ impl FileSnapshots {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::BadId`], [`SnapshotError::NotFound`]; [`SnapshotError::Needed`] where the compacted log stands on
-    /// it; what [`FileSnapshots::verify`] says of the newest: nothing is deleted then; [`SnapshotError::Io`].
+    /// [`SnapshotError::BadId`], [`SnapshotError::NotFound`]; [`SnapshotError::Needed`] where the compacted log stands
+    /// on it; what [`FileSnapshots::verify`] says of the newest: nothing is deleted then; [`SnapshotError::Io`].
     pub fn delete_snapshot(&self, id: &str) -> Result<(), SnapshotError> {
         let id: SnapshotId = id.parse()?;
         self.check_writable()?;
@@ -412,8 +414,8 @@ impl FileSnapshots {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::KeepCount`] for 0; [`SnapshotError::Needed`] where the compacted log stands on none of them; what
-    /// [`FileSnapshots::verify`] says of the newest: nothing is deleted then; [`SnapshotError::Io`].
+    /// [`SnapshotError::KeepCount`] for 0; [`SnapshotError::Needed`] where the compacted log stands on none of them;
+    /// what [`FileSnapshots::verify`] says of the newest: nothing is deleted then; [`SnapshotError::Io`].
     pub fn compact_snapshots(&self, keep_count: usize) -> Result<Vec<Snapshot>, SnapshotError> {
         self.check_writable()?;
         if keep_count == 0 {
@@ -434,8 +436,9 @@ impl FileSnapshots {
         }
     }
 
-    /// Takes a snapshot that is damaged out of the way without deleting it: its file gets another name, which is returned,
-    /// and no call here sees it any more. Where the log stands on one, another one that will do is read back first.
+    /// Takes a snapshot that is damaged out of the way without deleting it: its file gets another name, which is
+    /// returned, and no call here sees it any more. Where the log stands on one, another one that will do is read back
+    /// first.
     ///
     /// # Errors
     ///
@@ -579,9 +582,9 @@ impl SnapshotWriter {
         self.id
     }
 
-    /// Ends the snapshot: writes and syncs what is left, reads all of it back and verifies it, past the page cache where
-    /// the file system allows that, gives it its name and syncs the directory. When this returns, the snapshot survives
-    /// power loss.
+    /// Ends the snapshot: writes and syncs what is left, reads all of it back and verifies it, past the page cache
+    /// where the file system allows that, gives it its name and syncs the directory. When this returns, the snapshot
+    /// survives power loss.
     ///
     /// # Errors
     ///

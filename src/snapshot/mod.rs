@@ -1,12 +1,12 @@
 //! Snapshots of a state machine: files beside the log from which its state is restored.
 //!
 //! A snapshot stands for every entry up to its index, so that the log may be compacted there. It is streamed in both
-//! directions, in bounded memory; it gets its name only once it is whole, durable and read back; and whatever goes wrong
-//! while one is made, those that were there before are there still.
+//! directions, in bounded memory; it gets its name only once it is whole, durable and read back; and whatever goes
+//! wrong while one is made, those that were there before are there still.
 //!
 //! [`FileSnapshots`] keeps them on a [`Disk`](crate::disk::Disk), in the log's directory or another one, and
-//! [`MemSnapshots`] in memory, for tests. What the files look like is said in `format::snapshot`. Nothing here knows the
-//! log or what a state means.
+//! [`MemSnapshots`] in memory, for tests. What the files look like is said in `format::snapshot`. Nothing here knows
+//! the log or what a state means.
 
 mod arrival;
 mod error;
@@ -40,8 +40,8 @@ use crate::format::names;
 use crate::format::snapshot::{SnapshotMeta, SnapshotTotals};
 use crate::plant::{StackPlant, planted};
 
-/// Which snapshot: of the state after the entry of this index, which has this term. Ordered by index, then term; as text
-/// `snapshot_{index}_{term}`.
+/// Which snapshot: of the state after the entry of this index, which has this term. Ordered by index, then term; as
+/// text `snapshot_{index}_{term}`.
 ///
 /// ```
 /// use ringwal::SnapshotId;
@@ -149,8 +149,8 @@ impl Snapshot {
 /// # Ok::<(), SnapshotError>(())
 /// ```
 pub trait SnapshotManager: Send {
-    /// Makes a snapshot of the state `data` after the entry `index` of `term`. When this returns it is as durable as the
-    /// manager's snapshots are.
+    /// Makes a snapshot of the state `data` after the entry `index` of `term`. When this returns it is as durable as
+    /// the manager's snapshots are.
     ///
     /// # Errors
     ///

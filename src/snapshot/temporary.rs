@@ -1,8 +1,9 @@
 //! A file that is being made under a name of its own, which goes with it unless it gets its proper one.
 //!
-//! Its name was never used before and will never be used again (`format::names`), and its lock is held by whoever makes it.
-//! So two makers never meet in one file, and a left-over of a process that died is known by its lock being free. Whoever
-//! gets a lock makes sure that the name is there still: then nobody else can take it away or give it another one.
+//! Its name was never used before and will never be used again (`format::names`), and its lock is held by whoever makes
+//! it. So two makers never meet in one file, and a left-over of a process that died is known by its lock being free.
+//! Whoever gets a lock makes sure that the name is there still: then nobody else can take it away or give it another
+//! one.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -72,8 +73,8 @@ impl Temporary {
         self.is_kept = is_kept;
     }
 
-    /// Gives the file another name, durably. Whatever stood under that name is gone then. Also after an error the file goes
-    /// with its name when this is dropped, unless it is kept.
+    /// Gives the file another name, durably. Whatever stood under that name is gone then. Also after an error the file
+    /// goes with its name when this is dropped, unless it is kept.
     pub(super) fn rename_to(&mut self, name: &str) -> Result<(), SnapshotError> {
         self.disk.rename(&self.name, name).map_err(SnapshotError::io("rename", &self.path))?;
         name.clone_into(&mut self.name);
