@@ -264,7 +264,13 @@ impl KvStore {
     ///
     /// See above, for all of them.
     pub fn write_batch_async(&self, ops: Vec<KvOp>) -> impl Future<Output = Result<()>> + Send + use<> + 'static {
-        done(self.driver.propose_async(KvCommand::Batch(ops)))
+        let proposed = (!ops.is_empty()).then(|| self.driver.propose_async(KvCommand::Batch(ops)));
+        async move {
+            match proposed {
+                Some(proposed) => proposed.await.map(drop),
+                None => Ok(()),
+            }
+        }
     }
 
     /// Gives a key a value, or removes it (`new` is `None`), if it has the value expected (`None`: if it is not there). In

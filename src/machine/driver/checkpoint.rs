@@ -127,8 +127,13 @@ impl<M: StateMachine> Keeper<M> {
 
     fn note(&mut self, outcome: &Outcome<M>) {
         match outcome {
-            Ok(_) => self.patience = None,
+            Ok(_) => {
+                self.patience = None;
+                self.shared.is_asked.store(false, Ordering::Release);
+            }
             Err(_) => {
+                // What is due waits for its time, however much is applied meanwhile.
+                self.shared.is_asked.store(true, Ordering::Release);
                 let longer = self.patience.map_or(PATIENCE.0, |patience| patience * 2);
                 self.patience = Some(longer.min(PATIENCE.1));
             }
