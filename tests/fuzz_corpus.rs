@@ -59,6 +59,11 @@ fn histories_hold_as_they_ever_did() {
     replay("ops_vs_model");
 }
 
+#[test]
+fn snapshots_read_as_they_ever_did() {
+    replay("read_snapshot");
+}
+
 /// Runs one input on one target: `RINGWAL_INPUT=open_directory:path/of/the/input`, to look at a finding.
 #[test]
 fn the_input_of_the_environment_holds() {

@@ -10,8 +10,12 @@
 //! | `00000000000000000001.seg` | a segment: one header block, then frames end to end | [`segment`], [`frame`], [`state`] |
 //! | `00000000000000000001.idx` | derived index of a sealed segment | [`index`] |
 //! | `lock` | the writer's lock, and two slots repeating the newest mark | [`lock`] |
-//! | `*.tmp` | being made; removed by the next writing open | [`names`] |
+//! | `*.seg.tmp`, `*.idx.tmp` | being made; removed by the next writing open | [`names`] |
 //! | `cut-*.bin` | bytes that a recovery cut, kept for a person to look at | [`names`] |
+//! | `snapshot_1200_3.zst` | a snapshot of the state after entry 1200 of term 3 | [`snapshot`] |
+//! | `snapshot_1200_3.zst.*.tmp` | one that is being made; left behind, it is removed when the snapshots are opened | [`names`] |
+//! | `snapshot_1200_3.zst.*.part` | the beginning of one that is being received from another machine | [`names`] |
+//! | `snapshot_1200_3.zst.*.damaged` | a damaged one that was set aside | [`names`] |
 //!
 //! All integers are little-endian. Blocks are 4096 bytes unless a segment's header says otherwise.
 //!

@@ -99,6 +99,7 @@ impl FileSnapshots {
 }
 
 /// A snapshot that is being received. Dropping it keeps what was verified, for [`FileSnapshots::importer`] to go on with.
+#[derive(Debug)]
 pub struct SnapshotImporter {
     snapshots: FileSnapshots,
     id: SnapshotId,
@@ -149,9 +150,10 @@ impl SnapshotImporter {
         self.id
     }
 
-    /// From which byte of the file on it has to be sent: all before is here and verified.
+    /// Which byte of the file is to come next. When this is dropped, only what is verified is kept: up to the end of a
+    /// chunk.
     pub fn offset(&self) -> u64 {
-        self.arrival.offset()
+        self.arrival.offset() + self.arrival.piece().len() as u64
     }
 
     /// Whether all of it is here.
@@ -171,21 +173,17 @@ impl SnapshotImporter {
     pub fn receive(&mut self, source: &mut dyn Read) -> Result<u64, SnapshotError> {
         let mut step = vec![0; STEP_BYTES];
         let mut received = 0;
-        let outcome = loop {
+        loop {
             match source.read(&mut step) {
-                Ok(0) => break Ok(received),
+                Ok(0) => return Ok(received),
                 Ok(bytes) => {
+                    self.take(&step[..bytes])?;
                     received += bytes as u64;
-                    if let Err(error) = self.take(&step[..bytes]) {
-                        break Err(error);
-                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break Err(SnapshotError::io("receive", &self.partial.path)(error)),
+                Err(error) => return Err(SnapshotError::io("receive", &self.partial.path)(error)),
             }
-        };
-        self.arrival.drop_piece();
-        outcome
+        }
     }
 
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), SnapshotError> {
@@ -244,7 +242,7 @@ impl SnapshotImporter {
     /// does not decompress; [`SnapshotError::Exists`]; [`SnapshotError::Io`]: nothing of it is kept.
     pub fn publish(mut self) -> Result<Snapshot, SnapshotError> {
         if !self.is_complete() {
-            return Err(SnapshotError::Incomplete { path: self.partial.path.clone(), offset: self.offset() });
+            return Err(SnapshotError::Incomplete { path: self.partial.path.clone(), offset: self.arrival.offset() });
         }
         self.partial.keep(false);
         self.partial.file.sync().map_err(SnapshotError::io("sync", &self.partial.path))?;

@@ -7,6 +7,7 @@
 //! Does not know the log, nor what a state means.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,6 +73,12 @@ struct State {
     verified: BTreeSet<SnapshotId>,
 }
 
+impl fmt::Debug for FileSnapshots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FileSnapshots({}, {:?})", self.shared.disk.path().display(), self.machine)
+    }
+}
+
 /// Opening.
 impl FileSnapshots {
     /// Opens the snapshots of a directory, which is made if it is missing, and removes what makers that were killed have
@@ -100,6 +107,8 @@ impl FileSnapshots {
     pub fn open_on(disk: Arc<dyn Disk>, options: SnapshotOptions) -> Result<FileSnapshots, SnapshotError> {
         options.validate()?;
         temporary::remove_left_overs(&disk)?;
+        // A maker that was killed may have given a name and not synced it: what is seen from here on stays.
+        disk.sync_dir().map_err(SnapshotError::io("sync", disk.path()))?;
         Ok(FileSnapshots::with(disk, options, false))
     }
 
@@ -188,6 +197,7 @@ impl FileSnapshots {
     /// # Errors
     ///
     /// [`SnapshotError::Io`] where the directory cannot be listed.
+    #[allow(clippy::type_complexity, reason = "a list of ids, each with an answer of its own: that is what it is")]
     pub fn list(&self) -> Result<Vec<(SnapshotId, Result<Snapshot, SnapshotError>)>, SnapshotError> {
         let described = self.ids()?.into_iter().map(|id| (id, self.describe(id)));
         // One that is gone by now is none.
@@ -342,11 +352,18 @@ impl FileSnapshots {
         let mut state = self.state();
         self.check_absent(id)?;
         temporary.rename_to(&id.file_name())?;
-        // Another process may have given this name away in the same moment.
-        match self.describe(id)? == snapshot {
-            true => drop(state.verified.insert(id)),
-            false => return Err(SnapshotError::Exists { id }),
+        match self.describe(id) {
+            Ok(named) if named == snapshot => drop(state.verified.insert(id)),
+            Ok(_) => {
+                // Another process gave the same name in the same moment: the file that has it is theirs.
+                temporary.keep(true);
+                return Err(SnapshotError::Exists { id });
+            }
+            // Another process has newer ones already, and compacted this one away.
+            Err(SnapshotError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
         }
+        temporary.keep(true);
         Ok(snapshot)
     }
 
@@ -375,10 +392,10 @@ impl FileSnapshots {
         let id: SnapshotId = id.parse()?;
         self.check_writable()?;
         self.check_present(id)?;
-        if self.stands_on().is_some() {
-            self.make_sure_of_newest()?;
-        }
-        let state = self.state();
+        let state = match self.stands_on() {
+            Some(_) => self.state_with_sound_newest()?,
+            None => self.state(),
+        };
         check_may_go(state.stands_on, self.newest()?, id)?;
         self.remove(state, &[id])
     }
@@ -399,8 +416,7 @@ impl FileSnapshots {
         if self.ids()?.len() <= keep_count {
             return Ok(Vec::new());
         }
-        self.make_sure_of_newest()?;
-        let state = self.state();
+        let state = self.state_with_sound_newest()?;
         let doomed = self.all_but(keep_count)?;
         let ids: Vec<SnapshotId> = doomed.iter().map(|snapshot| snapshot.id).collect();
         let newest = self.newest()?;
@@ -462,9 +478,20 @@ impl FileSnapshots {
         Ok(doomed)
     }
 
-    /// Makes sure that the newest snapshot is whole: what is older is about to go.
-    fn make_sure_of_newest(&self) -> Result<(), SnapshotError> {
-        self.newest()?.map_or(Ok(()), |newest| self.make_sure(newest))
+    /// Makes sure that the newest snapshot is whole, and that it is the newest still: what is older is about to go.
+    fn state_with_sound_newest(&self) -> Result<MutexGuard<'_, State>, SnapshotError> {
+        loop {
+            let newest = self.newest()?;
+            match newest.map_or(Ok(()), |newest| self.make_sure(newest)) {
+                // Deleted meanwhile.
+                Err(SnapshotError::NotFound { .. }) => continue,
+                outcome => outcome?,
+            }
+            let state = self.state();
+            if self.newest()? == newest {
+                return Ok(state);
+            }
+        }
     }
 
     /// Reads a snapshot back, if this was not done before.
@@ -478,6 +505,9 @@ impl FileSnapshots {
 
     fn remove(&self, mut state: MutexGuard<'_, State>, ids: &[SnapshotId]) -> Result<(), SnapshotError> {
         let disk = &self.shared.disk;
+        let sync = || disk.sync_dir().map_err(SnapshotError::io("sync", disk.path()));
+        // The names of those that stay may be another process's, who has not synced them yet.
+        sync()?;
         for id in ids {
             let path = disk.path_of(&id.file_name());
             match disk.remove(&id.file_name()) {
@@ -487,7 +517,7 @@ impl FileSnapshots {
             }
             state.verified.remove(id);
         }
-        disk.sync_dir().map_err(SnapshotError::io("sync", disk.path()))
+        sync()
     }
 
     fn check_present(&self, id: SnapshotId) -> Result<(), SnapshotError> {
@@ -521,6 +551,7 @@ impl SnapshotManager for FileSnapshots {
 }
 
 /// A snapshot that is being made. Dropping it gives it up: its file is removed.
+#[derive(Debug)]
 pub struct SnapshotWriter {
     snapshots: FileSnapshots,
     id: SnapshotId,

@@ -10,6 +10,8 @@
 
 mod arrival;
 mod error;
+#[cfg(test)]
+mod golden_tests;
 mod import;
 mod manager;
 mod mem;
@@ -31,7 +33,7 @@ pub use manager::{FileSnapshots, SnapshotWriter};
 pub use mem::MemSnapshots;
 pub use options::SnapshotOptions;
 pub use reader::SnapshotReader;
-use writer::SnapshotStream;
+pub(crate) use writer::SnapshotStream;
 
 use crate::format::INDEX_MAX;
 use crate::format::names;
@@ -115,8 +117,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// What an open file says of itself.
-    pub(crate) fn of(reader: &SnapshotReader) -> Snapshot {
+    /// What a snapshot that is open for reading says of itself.
+    pub fn of(reader: &SnapshotReader) -> Snapshot {
         let (meta, totals) = (reader.meta(), reader.totals());
         let SnapshotMeta { index, term, timestamp_ms, ref machine } = *meta;
         let SnapshotTotals { raw_bytes, stored_bytes, checksum, .. } = *totals;

@@ -4,6 +4,7 @@
 //! So two makers never meet in one file, and a left-over of a process that died is known by its lock being free. Whoever
 //! gets a lock makes sure that the name is there still: then nobody else can take it away or give it another one.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -70,17 +71,18 @@ impl Temporary {
         self.is_kept = is_kept;
     }
 
-    /// Gives the file its proper name, durably. Whatever stood under that name is gone then. After an error the file has
-    /// its temporary name, or none.
+    /// Gives the file another name, durably. Whatever stood under that name is gone then. Also after an error the file goes
+    /// with its name when this is dropped, unless it is kept.
     pub(super) fn rename_to(&mut self, name: &str) -> Result<(), SnapshotError> {
         self.disk.rename(&self.name, name).map_err(SnapshotError::io("rename", &self.path))?;
-        if let Err(error) = self.disk.sync_dir() {
-            // Nobody was told of it, and the name may be lost in a crash.
-            let _ = self.disk.rename(name, &self.name);
-            return Err(SnapshotError::io("sync", self.disk.path())(error));
-        }
-        self.is_kept = true;
-        Ok(())
+        name.clone_into(&mut self.name);
+        self.disk.sync_dir().map_err(SnapshotError::io("sync", self.disk.path()))
+    }
+}
+
+impl fmt::Debug for Temporary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Temporary({})", self.path.display())
     }
 }
 
