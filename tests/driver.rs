@@ -1,5 +1,5 @@
-//! The driver: what was answered is applied and stays so, the log is compacted only below a snapshot that can be restored,
-//! and nobody waits for whom it must not.
+//! The driver: what was answered is applied and stays so, the log is compacted only below a snapshot that can be
+//! restored, and nobody waits for whom it must not.
 
 mod common;
 

@@ -8,8 +8,8 @@
 //!
 //! - Commands are applied in the order of the log, each once, and only when they are acknowledged:
 //!   `last_applied <= commit_index`, and where an acknowledgement means durable, `commit_index <= durable`.
-//! - Whoever applies waits for nothing but the machine: not for the disk, not for the log, not for another caller. It goes
-//!   no further than its own proposal asks for.
+//! - Whoever applies waits for nothing but the machine: not for the disk, not for the log, not for another caller. It
+//!   goes no further than its own proposal asks for.
 //! - The machine is locked against readers while it applies, and at no other time.
 //! - After a panic in the machine nothing is applied to it any more, and nothing accepted.
 
@@ -133,8 +133,8 @@ impl<M: StateMachine> Applier<M> {
         Applier { queue, head: None }
     }
 
-    /// The oldest proposals that are acknowledged and were not applied. Those that failed go: whoever waits for one learns
-    /// it from the log.
+    /// The oldest proposals that are acknowledged and were not applied. Those that failed go: whoever waits for one
+    /// learns it from the log.
     fn next_round(&mut self) -> Option<Round<M>> {
         let mut round: Option<Round<M>> = None;
         while let Some(proposal) = self.head.take().or_else(|| self.queue.try_recv().ok()) {

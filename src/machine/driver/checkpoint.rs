@@ -3,8 +3,8 @@
 //! All of them are taken by one thread, the keeper: those that are asked for, and those that are due because much was
 //! applied since the last one. It is the driver's only thread, and nobody who proposes or reads waits for it.
 //!
-//! The order is always: image, stream, publish (durable and read back), compact the log, drop older snapshots. A crash or
-//! a failure between any two of these leaves more than is needed, never less, and the next checkpoint tidies up.
+//! The order is always: image, stream, publish (durable and read back), compact the log, drop older snapshots. A crash
+//! or a failure between any two of these leaves more than is needed, never less, and the next checkpoint tidies up.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -197,8 +197,8 @@ impl<M: StateMachine> Shared<M> {
     }
 
     fn take_checkpoint(&self) -> Outcome<M> {
-        // A snapshot is never ahead of what the log has for sure, and a log that takes nothing more is told of before the
-        // work is done.
+        // A snapshot is never ahead of what the log has for sure, and a log that takes nothing more is told of before
+        // the work is done.
         self.log.sync()?;
         self.apply_acknowledged();
         let base = self.base();
@@ -217,14 +217,15 @@ impl<M: StateMachine> Shared<M> {
         let term = if index == 0 { 0 } else { self.log.term(index)? };
         let mut writer = self.snapshots.writer(index, term, M::KIND)?;
         let written = image.write_to(&mut Stoppable { sink: &mut writer, is_stopping: &self.is_stopping });
+        let told =
+            |error| SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error);
         written.map_err(|error| match self.is_stopping.load(Ordering::Acquire) {
             true => DriverError::Stopped,
-            false => {
-                SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error).into()
-            }
+            false => told(error).into(),
         })?;
         let snapshot = writer.publish()?;
-        tracing::info!(id = %snapshot.id, raw_bytes = snapshot.raw_bytes, stored_bytes = snapshot.stored_bytes, "snapshot");
+        let Snapshot { id, raw_bytes, stored_bytes, .. } = &snapshot;
+        tracing::info!(%id, raw_bytes, stored_bytes, "took a snapshot");
         self.base_index.store(snapshot.index, Ordering::Relaxed);
         self.base_bytes.store(bytes, Ordering::Relaxed);
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
@@ -257,7 +258,8 @@ impl<M: StateMachine> Shared<M> {
         Ok(())
     }
 
-    /// The snapshot that the log is to reach back to: so many back from the newest, or the oldest where there are fewer.
+    /// The snapshot that the log is to reach back to: so many back from the newest, or the oldest where there are
+    /// fewer.
     fn reach(&self, newest: SnapshotId) -> Result<SnapshotId, DriverError<M::Error>> {
         let mut ids = self.snapshots.ids()?;
         // One that is newer came from elsewhere: it is for the next open.

@@ -4,8 +4,8 @@
 //!
 //! - A directory without a snapshot is never an empty state, unless its log is new too: the initial state is a snapshot
 //!   from the beginning.
-//! - Whatever is wrong with the newest snapshot is an error. Only where the caller asked for it is an older one taken, and
-//!   only where the log has everything since: so the state is the same.
+//! - Whatever is wrong with the newest snapshot is an error. Only where the caller asked for it is an older one taken,
+//!   and only where the log has everything since: so the state is the same.
 //! - No snapshot is deleted. A damaged one that was got over is renamed, after an older one was restored.
 
 use std::io::{self, Read};
@@ -125,8 +125,8 @@ impl<M: StateMachine> Opening<'_, M> {
         DriverError::OtherMachine { path, found, expected: M::KIND }
     }
 
-    /// Founds the machine of a log that has none. Where this was interrupted before, or where a snapshot of a peer was put
-    /// into a new directory, there is a snapshot already.
+    /// Founds the machine of a log that has none. Where this was interrupted before, or where a snapshot of a peer was
+    /// put into a new directory, there is a snapshot already.
     fn found(&mut self) -> Result<(Snapshot, bool), M> {
         let state = self.log.state();
         if state.last.is_some() || state.compacted.is_some() {
@@ -229,8 +229,8 @@ impl<M: StateMachine> Opening<'_, M> {
         }
     }
 
-    /// Lets the log go on after a snapshot that is ahead of it: one that a peer sent, or that has what a log which is not
-    /// synced at every append lost.
+    /// Lets the log go on after a snapshot that is ahead of it: one that a peer sent, or that has what a log which is
+    /// not synced at every append lost.
     fn install(&self, id: SnapshotId) -> Result<(), M> {
         let state = self.log.state();
         let next = state.last.map_or(state.first, |(last, _)| last + 1);
