@@ -60,6 +60,11 @@ fn histories_hold_as_they_ever_did() {
 }
 
 #[test]
+fn snapshots_read_as_they_ever_did() {
+    replay("read_snapshot");
+}
+
+#[test]
 fn machines_live_as_they_ever_did() {
     replay("machine");
 }

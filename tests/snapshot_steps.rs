@@ -119,7 +119,7 @@ fn a_crash_at_any_step_leaves_the_old_snapshots_and_perhaps_a_whole_new_one() {
     let report = CrashTest::new(1).run(work, check).unwrap_or_else(|failure| panic!("{failure}"));
     println!("{report:?}");
     let CrashReport { points, images, points_in_recovery, promises, .. } = report;
-    assert!(points > 30 && images > 700 && points_in_recovery > 40 && promises > 100, "{report:?}");
+    assert!(points > 20 && images > 500 && points_in_recovery > 20 && promises > 50, "{report:?}");
 }
 
 /// After a failed delete the snapshot may be back, and is made anew: what was told of it before is then no more.
@@ -183,7 +183,7 @@ fn each_operation_fails_once_and_the_snapshots_are_as_they_were() {
             assert_eq!(indexes(&open(&disk.crash_point().lose_all()).unwrap()).unwrap(), [10, 20], "{op:?} {nth}");
         }
     }
-    assert!(failures > 20, "only {failures} operations failed");
+    assert!(failures > 15, "only {failures} operations failed");
 }
 
 #[test]

@@ -29,10 +29,11 @@
 //!
 //! # Why not a crate for the seekable format
 //!
-//! `zeekstd` was looked at. It compresses on the caller's thread and offers no hook for a pool; it knows one frame for each
-//! entry of its table and no skippable frame between them; its table has no checksum that could be held against a stored
-//! one. What would be left of it is the seek table, forty lines here. It is used where it is worth more: a test reads our
-//! files with it.
+//! `zeekstd` was looked at: a good reader and writer of the format, one frame after another on the caller's thread. Here a
+//! pool compresses and one decompresses ahead, so its encoder and decoder have no place. Its table would do, but what makes ours worth having
+//! is what it is held against: the chunks' headers, a checksum, and sizes that must add up to the file before anything is
+//! allocated by them. Without those checks it is some forty lines. So it is used where it is worth more: in a
+//! test, as a reader of our files that knows nothing of them.
 
 use super::{Salted, all_zero, crc, put, u32_at, u64_at};
 
@@ -62,6 +63,9 @@ pub const FOOTER_BYTES: usize = 9;
 
 /// The most chunks that a file can have: what the seekable format allows in frames.
 pub const CHUNKS_MAX: u64 = (0x0800_0000 - 3) / 2;
+
+/// Padding is shorter than this: a frame that pads no more than it must.
+const PADDING_END: u64 = SNAPSHOT_BLOCK_BYTES + FRAME_HEADER_BYTES as u64;
 
 const TRAILER_BYTES: usize = FRAME_HEADER_BYTES + 44;
 const FRAME_HEADER_BYTES: usize = 8;
@@ -444,8 +448,7 @@ pub fn tail_bytes_max(footer: &[u8; FOOTER_BYTES], file_bytes: u64) -> Result<u6
     let chunks = entries.checked_sub(3).filter(|_| is_odd).map(|for_chunks| for_chunks / 2);
     let chunks = chunks.filter(|&chunks| chunks <= CHUNKS_MAX && table_bytes(chunks) <= file_bytes);
     let table = table_bytes(chunks.ok_or_else(|| corrupt(at, "the seek table's length cannot be"))?);
-    let padding_max = SNAPSHOT_BLOCK_BYTES + FRAME_HEADER_BYTES as u64;
-    Ok((TRAILER_BYTES as u64 + padding_max + table).min(file_bytes))
+    Ok((TRAILER_BYTES as u64 + PADDING_END + table).min(file_bytes))
 }
 
 /// Where the chunks of a file lie, and what it amounts to.
@@ -472,8 +475,9 @@ impl SnapshotTable {
         let chunks = (u64::from(u32_at(footer, 0)) - 3) / 2;
         let table_at = tail.len().checked_sub(table_bytes(chunks) as usize).ok_or_else(short)?;
         let (before, table) = tail.split_at(table_at);
-        let (trailer, trailer_offset) = split_trailer(before, table, from)?;
-        let totals = decode_trailer(trailer, trailer_offset, table, header.salt)?;
+        let (trailer, padding_bytes) = split_trailer(before, table, from)?;
+        let trailer_offset = from + (before.len() - padding_bytes - TRAILER_BYTES) as u64;
+        let totals = decode_trailer(trailer, trailer_offset, padding_bytes, table, header.salt)?;
         if (totals.chunks, totals.stored_bytes) != (chunks, file_bytes) {
             return Err(corrupt(trailer_offset, "the totals are those of another file"));
         }
@@ -510,31 +514,37 @@ impl SnapshotTable {
     }
 }
 
-/// The trailer, and its place in the file: before the padding, whose size the table's last entry says.
-fn split_trailer<'a>(before: &'a [u8], table: &[u8], from: u64) -> Result<(&'a [u8], u64), SnapshotDefect> {
+/// The trailer, and the size of the padding behind it, which the table's last entry says.
+fn split_trailer<'a>(before: &'a [u8], table: &[u8], from: u64) -> Result<(&'a [u8], usize), SnapshotDefect> {
     let wrong = || corrupt(from + before.len() as u64, "the padding is not what the seek table says");
     let padding_bytes = u32_at(table, table.len() - FOOTER_BYTES - ENTRY_BYTES) as usize;
     let padding_at = before.len().checked_sub(padding_bytes).ok_or_else(wrong)?;
     let (rest, padding) = before.split_at(padding_at);
     let content_bytes = padding_bytes.checked_sub(FRAME_HEADER_BYTES).ok_or_else(wrong)?;
     let (header, zeros) = padding.split_at(FRAME_HEADER_BYTES);
-    if header != frame_header(OUR_FRAME, content_bytes) || !all_zero(zeros) {
+    if padding_bytes as u64 >= PADDING_END || header != frame_header(OUR_FRAME, content_bytes) || !all_zero(zeros) {
         return Err(wrong());
     }
     let at = rest.len().checked_sub(TRAILER_BYTES).ok_or_else(wrong)?;
-    Ok((&rest[at..], from + at as u64))
+    Ok((&rest[at..], padding_bytes))
 }
 
-fn decode_trailer(frame: &[u8], offset: u64, table: &[u8], salt: u64) -> Result<SnapshotTotals, SnapshotDefect> {
+fn decode_trailer(
+    frame: &[u8],
+    offset: u64,
+    padding_bytes: usize,
+    table: &[u8],
+    salt: u64,
+) -> Result<SnapshotTotals, SnapshotDefect> {
     check_sealed(frame, salt, offset, "the trailer does not match its checksum")?;
-    if u32_at(frame, 8) != KIND_TRAILER {
-        return Err(corrupt(offset, "something else stands in the trailer's place"));
-    }
-    if u32_at(frame, 40) != salted(salt, table) {
+    let table_checksum = salted(salt, table);
+    if u32_at(frame, 40) != table_checksum {
         return Err(corrupt(offset, "the seek table does not match its checksum"));
     }
     let (chunks, raw_bytes, stored_bytes) = (u64_at(frame, 16), u64_at(frame, 24), u64_at(frame, 32));
-    Ok(SnapshotTotals { raw_bytes, stored_bytes, chunks, checksum: u32_at(frame, 12) })
+    let totals = SnapshotTotals { raw_bytes, stored_bytes, chunks, checksum: u32_at(frame, 12) };
+    let is_the_one = encode_trailer(&totals, padding_bytes, table_checksum, salt) == frame;
+    is_the_one.then_some(totals).ok_or_else(|| corrupt(offset, "the trailer contradicts what is behind it"))
 }
 
 /// Where the chunks lie; `None` where the table is not one that [`SnapshotIndex`] could have made.
@@ -559,4 +569,186 @@ fn offsets_of(table: &[u8], totals: &SnapshotTotals, chunk_bytes: u32) -> Option
         offsets.push(offsets.last()? + u64::from(header_bytes) + u64::from(stored_bytes));
     }
     (is_framed && raw_left == 0).then_some(offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> SnapshotHeader {
+        let meta = SnapshotMeta { index: 7, term: 3, timestamp_ms: 11, machine: "kv/1".to_owned() };
+        SnapshotHeader { meta, chunk_bytes: 1024, salt: 0x0123_4567_89ab_cdef }
+    }
+
+    fn chunk(number: u64, stored_bytes: u32, raw_bytes: u32) -> ChunkHeader {
+        ChunkHeader { number, stored_bytes, raw_bytes, stored_checksum: 5, raw_checksum: 6 }
+    }
+
+    /// Chunks, each with its stored and its raw size.
+    fn index(sizes: &[(u32, u32)]) -> SnapshotIndex {
+        let mut index = SnapshotIndex::default();
+        for (number, &(stored_bytes, raw_bytes)) in sizes.iter().enumerate() {
+            index.push(&chunk(number as u64, stored_bytes, raw_bytes));
+        }
+        index
+    }
+
+    fn footer(tail: &[u8]) -> &[u8; FOOTER_BYTES] {
+        tail.last_chunk().unwrap()
+    }
+
+    const SIZES: [(u32, u32); 3] = [(100, 1024), (1300, 1024), (50, 7)];
+
+    #[test]
+    fn a_header_reads_back_and_every_changed_byte_of_it_is_noticed() {
+        for machine in ["", "kv/1", "ü", &"m".repeat(MACHINE_BYTES_MAX)] {
+            let mut header = header();
+            header.meta.machine = machine.to_owned();
+            let frame = header.encode();
+            assert_eq!(SnapshotHeader::decode(&frame), Ok(header));
+            for at in 0..frame.len() {
+                assert!(SnapshotHeader::decode(&frame[..at]).is_err(), "cut at {at}");
+                let mut damaged = frame;
+                damaged[at] ^= 0x40;
+                let decoded = SnapshotHeader::decode(&damaged);
+                assert!(matches!(decoded, Err(SnapshotDefect::Corrupt { .. })), "byte {at}: {decoded:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn headers_that_contradict_themselves_are_refused_though_they_verify() {
+        let contradictions: [fn(&mut [u8]); 5] = [
+            |frame| put(frame, AT_CHUNK_BYTES, &(CHUNK_BYTES_MIN - 1).to_le_bytes()),
+            |frame| put(frame, AT_CHUNK_BYTES, &(CHUNK_BYTES_MAX + 1).to_le_bytes()),
+            |frame| put(frame, AT_MACHINE_BYTES, &65u32.to_le_bytes()),
+            |frame| put(frame, AT_MACHINE_BYTES, &3u32.to_le_bytes()),
+            |frame| put(frame, AT_MACHINE, &[0xff]),
+        ];
+        for (nth, contradict) in contradictions.iter().enumerate() {
+            let mut frame = header().encode();
+            contradict(&mut frame);
+            seal(&mut frame, header().salt);
+            let decoded = SnapshotHeader::decode(&frame);
+            assert!(matches!(decoded, Err(SnapshotDefect::Corrupt { .. })), "{nth}: {decoded:?}");
+        }
+    }
+
+    #[test]
+    fn a_chunks_header_reads_back_at_its_own_place_in_its_own_file_only() {
+        let (file, chunk) = (header(), chunk(5, 700, 1024));
+        let frame = chunk.encode(file.salt);
+        assert_eq!(ChunkHeader::decode(&frame, 5, 0, &file), Ok(chunk));
+        assert!(ChunkHeader::decode(&frame, 6, 0, &file).is_err());
+        assert!(ChunkHeader::decode(&frame, 5, 0, &SnapshotHeader { salt: 1, ..header() }).is_err());
+        for at in 0..frame.len() {
+            assert!(ChunkHeader::decode(&frame[..at], 5, 0, &file).is_err(), "cut at {at}");
+            let mut damaged = frame;
+            damaged[at] ^= 0x40;
+            assert!(ChunkHeader::decode(&damaged, 5, 0, &file).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn sizes_beyond_what_the_file_allows_are_refused_though_they_verify() {
+        for (stored_bytes, raw_bytes) in [(0, 1024), (1540 + 1, 1024), (100, 0), (100, 1025), (u32::MAX, u32::MAX)] {
+            let frame = chunk(0, stored_bytes, raw_bytes).encode(header().salt);
+            assert!(ChunkHeader::decode(&frame, 0, 0, &header()).is_err(), "{stored_bytes} for {raw_bytes}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_file_tells_where_every_chunk_lies() {
+        for sizes in [&SIZES[..0], &SIZES[2..], &SIZES] {
+            let (tail, totals) = index(sizes).encode_tail(&header());
+            assert!(totals.stored_bytes.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
+            assert!(tail_bytes_max(footer(&tail), totals.stored_bytes).unwrap() >= tail.len() as u64);
+            let table = SnapshotTable::decode(&tail, totals.stored_bytes, &header()).unwrap();
+            assert_eq!((table.totals(), totals.chunks), (&totals, sizes.len() as u64));
+            let (mut at, mut raw_at) = (HEADER_BYTES as u64, 0);
+            for (number, &(stored_bytes, raw_bytes)) in sizes.iter().enumerate() {
+                let number = number as u64;
+                let end = at + CHUNK_HEADER_BYTES as u64 + u64::from(stored_bytes);
+                assert_eq!((table.place(number), table.raw_bytes(number)), (Some(at..end), raw_bytes));
+                let last = raw_at + u64::from(raw_bytes) - 1;
+                assert_eq!((table.chunk_at(raw_at), table.chunk_at(last)), (Some(number), Some(number)));
+                (at, raw_at) = (end, last + 1);
+            }
+            assert_eq!((table.chunk_at(raw_at), table.chunk_at(u64::MAX)), (None, None));
+            assert_eq!((table.place(totals.chunks), table.place(u64::MAX)), (None, None));
+        }
+    }
+
+    #[test]
+    fn every_changed_byte_of_the_end_and_every_cut_is_noticed() {
+        let (tail, totals) = index(&SIZES).encode_tail(&header());
+        let step = if cfg!(miri) { 101 } else { 1 };
+        for at in (0..tail.len()).step_by(step) {
+            let mut damaged = tail.clone();
+            damaged[at] ^= 0x40;
+            assert!(SnapshotTable::decode(&damaged, totals.stored_bytes, &header()).is_err(), "byte {at}");
+            assert!(SnapshotTable::decode(&tail[at + 1..], totals.stored_bytes, &header()).is_err(), "from {at}");
+            assert!(SnapshotTable::decode(&tail[..at], totals.stored_bytes, &header()).is_err(), "up to {at}");
+        }
+        for bytes in [0, 4095, totals.stored_bytes - 4096, totals.stored_bytes + 4096] {
+            assert!(SnapshotTable::decode(&tail, bytes, &header()).is_err(), "in a file of {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_contradicts_the_file_is_refused_though_it_verifies() {
+        let wrong = [
+            vec![(100, 1024), (100, 1023), (50, 7)],
+            vec![(100, 1024), (100, 1024), (50, 1025)],
+            vec![(100, 1024), (0, 1024), (50, 7)],
+            vec![(100, 1024), (1541, 1024), (50, 7)],
+        ];
+        for sizes in wrong {
+            let (tail, totals) = index(&sizes).encode_tail(&header());
+            assert!(SnapshotTable::decode(&tail, totals.stored_bytes, &header()).is_err(), "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn a_trailer_that_contradicts_the_padding_is_refused_though_it_verifies() {
+        let (mut tail, totals) = index(&SIZES).encode_tail(&header());
+        tail[44] ^= 8;
+        seal(&mut tail[..TRAILER_BYTES], header().salt);
+        let decoded = SnapshotTable::decode(&tail, totals.stored_bytes, &header());
+        assert!(matches!(decoded, Err(SnapshotDefect::Corrupt { .. })), "{decoded:?}");
+    }
+
+    #[test]
+    fn a_footer_claims_no_more_than_the_file_has() {
+        let footer_of = |entries: u32| {
+            let mut footer = [0; FOOTER_BYTES];
+            put(&mut footer, 0, &entries.to_le_bytes());
+            put(&mut footer, 5, &SEEKABLE_MAGIC.to_le_bytes());
+            footer
+        };
+        assert!(tail_bytes_max(&footer_of(3), 4096).is_ok_and(|bytes| bytes <= 4096));
+        for entries in [0, 1, 2, 4, 511, 0x0800_0001, u32::MAX - 1, u32::MAX] {
+            assert!(tail_bytes_max(&footer_of(entries), 4096).is_err(), "{entries} entries in 4096 bytes");
+        }
+        assert!(tail_bytes_max(&footer_of(3), 4095).is_err());
+        assert!(tail_bytes_max(&footer_of(u32::MAX), u64::MAX - 4095).is_err());
+    }
+
+    #[test]
+    fn the_bytes_are_the_documented_ones() {
+        let frame = header().encode();
+        assert_eq!(&frame[..32], b"\x57\x2a\x4d\x18\x80\0\0\0ringwsnp\x01\0\0\0\xf3\xa1\xd8\x2a\0\x04\0\0\x04\0\0\0");
+        assert_eq!((frame[32], frame[40], frame[48], frame[56], &frame[64..69]), (0xef, 7, 3, 11, &b"kv/1\0"[..]));
+        let frame = chunk(9, 100, 1024).encode(header().salt);
+        assert_eq!(
+            &frame[..36],
+            b"\x57\x2a\x4d\x18\x20\0\0\0\x01\0\0\0\x64\0\0\0\x09\0\0\0\0\0\0\0\0\x04\0\0\x05\0\0\0\x06\0\0\0"
+        );
+        let (tail, _) = index(&SIZES[..1]).encode_tail(&header());
+        assert_eq!(&tail[..12], b"\x57\x2a\x4d\x18\x2c\0\0\0\x02\0\0\0");
+        let table = &tail[tail.len() - 57..];
+        assert_eq!(&table[..8], b"\x5e\x2a\x4d\x18\x31\0\0\0");
+        assert_eq!(&table[8..32], b"\x88\0\0\0\0\0\0\0\x28\0\0\0\0\0\0\0\x64\0\0\0\0\x04\0\0");
+        assert_eq!(&table[48..], b"\x05\0\0\0\0\xb1\xea\x92\x8f");
+    }
 }

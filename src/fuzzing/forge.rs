@@ -60,6 +60,27 @@ pub(super) const INDEX: [Field; 19] = [
     (128, 4),
 ];
 
+/// The fields of a snapshot's header.
+pub(super) const SNAPSHOT: [Field; 13] = [
+    (4, 4),
+    (8, 8),
+    (16, 4),
+    (20, 4),
+    (24, 4),
+    (28, 4),
+    (32, 8),
+    (40, 8),
+    (48, 8),
+    (56, 8),
+    (64, 8),
+    (120, 8),
+    (128, 4),
+];
+/// The fields of the header of a snapshot's chunk.
+pub(super) const CHUNK: [Field; 8] = [(0, 4), (4, 4), (8, 4), (12, 4), (16, 8), (24, 4), (28, 4), (32, 4)];
+/// The fields of a snapshot's trailer.
+pub(super) const TRAILER: [Field; 8] = [(4, 4), (8, 4), (12, 4), (16, 8), (24, 8), (32, 8), (40, 4), (44, 4)];
+
 pub(super) const HEAD_BYTES: usize = 88;
 const HEAD_MAGIC: [u8; 4] = *b"RWF1";
 const OPERATION_BYTES: usize = 40;
@@ -166,6 +187,54 @@ pub(super) fn index(bytes: &mut [u8]) {
     put(bytes, 100, &offsets.to_le_bytes());
     let header = crc32c::crc32c_append(salt, &bytes[..108]);
     put(bytes, 108, &header.to_le_bytes());
+}
+
+const SNAPSHOT_BYTES: usize = 136;
+const CHUNK_BYTES: usize = 40;
+const TRAILER_BYTES: usize = 52;
+
+/// Where the chunks of a snapshot begin, and behind them where the trailer does, as far as their lengths lead.
+pub(super) fn chunks(bytes: &[u8]) -> Vec<usize> {
+    let is_chunk = |at: usize| number(bytes, at, 4) == 0x184D_2A57 && number(bytes, at + 8, 4) == 1;
+    let next = |&at: &usize| is_chunk(at).then(|| at + CHUNK_BYTES + number(bytes, at + 12, 4) as usize);
+    std::iter::successors(Some(SNAPSHOT_BYTES), next).take_while(|&at| at < bytes.len()).collect()
+}
+
+/// Makes a snapshot verify: header, chunks, trailer, and what the trailer says of the seek table and of the whole.
+pub(super) fn snapshot(bytes: &mut [u8]) {
+    if bytes.len() < SNAPSHOT_BYTES {
+        return;
+    }
+    put(bytes, 0, &0x184D_2A57u32.to_le_bytes());
+    put(bytes, 8, b"ringwsnp");
+    let version = crc32c::crc32c(&bytes[8..20]);
+    put(bytes, 20, &version.to_le_bytes());
+    let salt = number(bytes, 32, 8);
+    seal(bytes, 0, SNAPSHOT_BYTES, salt);
+    let (places, mut whole) = (chunks(bytes), 0);
+    for chunk in places.windows(2) {
+        let stored = &bytes[(chunk[0] + CHUNK_BYTES).min(chunk[1])..chunk[1]];
+        let stored_checksum = Salted::new(salt).over(stored).value();
+        let raw = zstd::bulk::decompress(stored, 1 << 20).unwrap_or_default();
+        put(bytes, chunk[0] + 28, &stored_checksum.to_le_bytes());
+        put(bytes, chunk[0] + 32, &crc32c::crc32c(&raw).to_le_bytes());
+        whole = crc32c::crc32c_append(whole, &raw);
+        seal(bytes, chunk[0], CHUNK_BYTES, salt);
+    }
+    let Some(&trailer) = places.last() else { return };
+    let entries = bytes.len().checked_sub(9).map_or(0, |footer| number(bytes, footer, 4) as usize);
+    let table = bytes.len().saturating_sub(17 + 8 * entries);
+    let table_checksum = Salted::new(salt).over(&bytes[table..]).value();
+    put(bytes, trailer + 12, &whole.to_le_bytes());
+    put(bytes, trailer + 40, &table_checksum.to_le_bytes());
+    seal(bytes, trailer, TRAILER_BYTES, salt);
+}
+
+/// Writes the checksum of a snapshot's frame into its last four bytes, where it is all there.
+fn seal(bytes: &mut [u8], start: usize, length: usize, salt: u64) {
+    let Some(frame) = bytes.get(start..start + length) else { return };
+    let checksum = Salted::new(salt).over(&frame[..length - 4]).value();
+    put(bytes, start + length - 4, &checksum.to_le_bytes());
 }
 
 /// Block size and salt that a segment's header tells, believed as far as it can be.

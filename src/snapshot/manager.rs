@@ -354,14 +354,18 @@ impl FileSnapshots {
         let mut state = self.state();
         self.check_absent(id)?;
         temporary.rename_to(&id.file_name())?;
-        let named = self.describe(id)?;
-        // From here on the file is whoever's name it has.
-        temporary.keep(true);
-        if named != snapshot {
-            // Another process gave the same name in the same moment.
-            return Err(SnapshotError::Exists { id });
+        match self.describe(id) {
+            Ok(named) if named == snapshot => drop(state.verified.insert(id)),
+            Ok(_) => {
+                // Another process gave the same name in the same moment: the file that has it is theirs.
+                temporary.keep(true);
+                return Err(SnapshotError::Exists { id });
+            }
+            // Another process has newer ones already, and compacted this one away.
+            Err(SnapshotError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
         }
-        state.verified.insert(id);
+        temporary.keep(true);
         Ok(snapshot)
     }
 

@@ -10,6 +10,8 @@
 
 mod arrival;
 mod error;
+#[cfg(test)]
+mod golden_tests;
 mod import;
 mod manager;
 mod mem;
@@ -31,7 +33,7 @@ pub use manager::{FileSnapshots, SnapshotWriter};
 pub use mem::MemSnapshots;
 pub use options::SnapshotOptions;
 pub use reader::SnapshotReader;
-use writer::SnapshotStream;
+pub(crate) use writer::SnapshotStream;
 
 use crate::format::INDEX_MAX;
 use crate::format::names;

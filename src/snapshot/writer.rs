@@ -66,13 +66,18 @@ struct Here {
 
 #[derive(Debug)]
 struct Team {
+    /// Full chunks, on their way to be compressed.
     jobs: Sender<Box<Chunk>>,
     /// Chunks whose buffers can be filled again.
     free: Receiver<Box<Chunk>>,
-    writing: JoinHandle<Result<Sink, SnapshotError>>,
-    /// Waited for last: dropped last.
+    writing: Writing,
+    /// Waited for when it is dropped: last.
     _compressing: Threads,
 }
+
+/// The thread that writes.
+#[derive(Debug)]
+struct Writing(Option<JoinHandle<Result<Sink, SnapshotError>>>);
 
 impl SnapshotStream {
     /// Begins a snapshot in a file that is empty. Direct I/O is taken if the file was opened for it.
@@ -185,10 +190,7 @@ impl SnapshotStream {
     fn first_error(&mut self) -> SnapshotError {
         let nobody = Stage::Failed(SnapshotError::Config("the snapshot was given up".to_owned()));
         match std::mem::replace(&mut self.stage, nobody) {
-            Stage::Threads(team) => match team.end() {
-                Ok(_) => panicked(&self.path),
-                Err(error) => error,
-            },
+            Stage::Threads(team) => team.end(&self.path).err().unwrap_or_else(|| panicked(&self.path)),
             Stage::Failed(error) => error,
             Stage::Here(_) => panicked(&self.path),
         }
@@ -202,7 +204,7 @@ impl SnapshotStream {
     fn into_sink(self) -> Result<Sink, SnapshotError> {
         match self.stage {
             Stage::Here(here) => Ok(here.sink),
-            Stage::Threads(team) => team.end(),
+            Stage::Threads(team) => team.end(&self.path),
             Stage::Failed(error) => Err(error),
         }
     }
@@ -241,7 +243,7 @@ impl Team {
         }
         let writing = pool::spawn("ringwal-snapshot", options.low_priority, move || write_all(sink, done, &free_in))
             .map_err(cannot_start())?;
-        Ok(Team { jobs, free, writing, _compressing: compressing })
+        Ok(Team { jobs, free, writing: Writing(Some(writing)), _compressing: compressing })
     }
 
     /// Takes the full chunk and gives an empty one for it.
@@ -252,12 +254,25 @@ impl Team {
     }
 
     /// Waits until everything that was given in is written.
-    fn end(self) -> Result<Sink, SnapshotError> {
-        let Team { jobs, free: _free, writing, _compressing } = self;
+    fn end(self, path: &Path) -> Result<Sink, SnapshotError> {
+        let Team { jobs, free: _free, mut writing, _compressing } = self;
         drop(jobs);
-        match writing.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
+        writing.join(path)
+    }
+}
+
+impl Writing {
+    fn join(&mut self, path: &Path) -> Result<Sink, SnapshotError> {
+        let outcome = self.0.take().map(JoinHandle::join);
+        outcome.and_then(Result::ok).unwrap_or_else(|| Err(panicked(path)))
+    }
+}
+
+impl Drop for Writing {
+    /// Whoever gives a snapshot up can be sure that nothing is written to its file any more.
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
         }
     }
 }

@@ -5,8 +5,9 @@
 //! compacted below it) take turns with as long ones without. The figure is the ratio of the 99th percentiles over all
 //! stretches of a kind; a write that saw both belongs to the snapshot. Before them one is taken while nobody writes.
 //!
-//! Memory is what the process holds: the most it held while a snapshot was taken, less what it held right before. It is
-//! measured in a process of its own. At the end the store is opened again, and every key is held against the last write
+//! Memory is what the process holds: the most it held while a snapshot was taken, less what it held before the first one.
+//! It is measured in a process of its own. What a snapshot needed and gave back to the allocator is still held, so
+//! a later one that needs it again would show no growth of its own. At the end the store is opened again, and every key is held against the last write
 //! of it that was acknowledged.
 
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use crate::bench::suite::append::base;
 use crate::bench::suite::child;
 use crate::bench::suite::row::{Bar, Judged, Outcome, Row, Site};
 use crate::bench::suite::snapshot::writers::{KEY_BYTES, Keys, Phase, Writers, Wrote, check};
-use crate::engine::{DriverConfig, KvOp, KvStore};
+use crate::engine::{DriverConfig, KvOp, KvStore, Snapshot};
 use crate::interrupt;
 use crate::progress::Progress;
 use crate::text::{bytes, print, value};
@@ -47,6 +48,8 @@ pub(crate) struct Measured {
     state_bytes: u64,
     stored_bytes: u64,
     keys: u64,
+    /// Memory held before the first snapshot.
+    held_bytes: u64,
     /// 99th percentile of a write over all stretches: without a snapshot, and with one.
     p99_us: [f64; 2],
     p50_us: [f64; 2],
@@ -63,7 +66,6 @@ pub(crate) struct Measured {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Taken {
     seconds: f64,
-    held_bytes: u64,
     growth_bytes: u64,
     /// Of keys and values, by writes that were acknowledged while it was taken.
     rewritten_bytes: u64,
@@ -126,16 +128,18 @@ pub(crate) fn measure(args: &ChildArgs) -> Result<()> {
     let keys = Keys { count: STATE_BYTES / (KEY_BYTES + value_bytes) as u64, writers: WRITERS, value_bytes };
     let store = open(args)?;
     fill(&store, keys)?;
-    let (idle, snapshot) = take(&store, || 0)?;
+    let held_bytes = counters::rss_bytes().context("this kernel does not tell how much memory is held")?;
+    let (idle, snapshot) = take(&store, held_bytes, || 0)?;
     let mut measured = Measured {
         state_bytes: snapshot.raw_bytes,
         stored_bytes: snapshot.stored_bytes,
         keys: keys.count,
+        held_bytes,
         idle,
         ..Measured::default()
     };
     let writers = Writers::start(&store, keys)?;
-    measured.rounds = take_turns(&store, &writers, keys, &measured.idle)?;
+    measured.rounds = take_turns(&store, &writers, keys, &measured)?;
     let wrote = writers.finish()?;
     measured.summarize(&wrote);
     store.close()?;
@@ -165,15 +169,15 @@ fn fill(store: &KvStore, keys: Keys) -> Result<()> {
     Ok(())
 }
 
-fn take_turns(store: &KvStore, writers: &Writers, keys: Keys, idle: &Taken) -> Result<Vec<Taken>> {
+fn take_turns(store: &KvStore, writers: &Writers, keys: Keys, measured: &Measured) -> Result<Vec<Taken>> {
     std::thread::sleep(WARM_UP);
-    let (mut rounds, mut stretch_s) = (Vec::new(), idle.seconds);
+    let (mut rounds, mut stretch_s) = (Vec::new(), measured.idle.seconds);
     for _ in 0..ROUNDS {
         interrupt::check()?;
         writers.enter(Phase::Without);
         std::thread::sleep(Duration::from_secs_f64(stretch_s));
         writers.enter(Phase::With);
-        let (taken, _) = take(store, || writers.sets() * (KEY_BYTES + keys.value_bytes) as u64)?;
+        let (taken, _) = take(store, measured.held_bytes, || writers.sets() * (KEY_BYTES + keys.value_bytes) as u64)?;
         writers.enter(Phase::Between);
         stretch_s = taken.seconds;
         rounds.push(taken);
@@ -182,8 +186,8 @@ fn take_turns(store: &KvStore, writers: &Writers, keys: Keys, idle: &Taken) -> R
 }
 
 /// Takes a snapshot: what that took.
-fn take(store: &KvStore, rewritten_bytes: impl Fn() -> u64) -> Result<(Taken, crate::engine::Snapshot)> {
-    let (held_bytes, before) = (counters::rss_bytes().context("this kernel does not tell")?, rewritten_bytes());
+fn take(store: &KvStore, held_bytes: u64, rewritten_bytes: impl Fn() -> u64) -> Result<(Taken, Snapshot)> {
+    let before = rewritten_bytes();
     counters::reset_peak_rss();
     let start = Instant::now();
     let snapshot = store.checkpoint()?;
@@ -191,7 +195,6 @@ fn take(store: &KvStore, rewritten_bytes: impl Fn() -> u64) -> Result<(Taken, cr
     let most_bytes = counters::peak_rss_bytes().context("this kernel does not tell how much memory was held")?;
     let taken = Taken {
         seconds,
-        held_bytes,
         growth_bytes: most_bytes.saturating_sub(held_bytes),
         rewritten_bytes: rewritten_bytes() - before,
     };
