@@ -95,6 +95,10 @@
 //!   state machine and its own recovery, for tests of this crate and of such programs.
 #![deny(missing_docs)]
 
+// The tests of the whole stack name this crate as its users do; its own tests take them in, to plant mistakes under them.
+#[cfg(test)]
+extern crate self as ringwal;
+
 mod block_on;
 mod config;
 pub mod disk;

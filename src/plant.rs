@@ -69,6 +69,43 @@ pub(crate) enum Plant {
     AcksAfterPoison,
     /// Show a durable end that no truncation lowers.
     TruncationLowersNothing,
+    /// One of those that the log alone cannot notice.
+    Stack(StackPlant),
+}
+
+/// A rule of what stands on the log: snapshots, and the machine that is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StackPlant {
+    /// Give a snapshot its name before its bytes are synced.
+    NamedBeforeSync,
+    /// Do not sync the directory after a snapshot got its name.
+    SnapshotNameNotSynced,
+    /// Publish a snapshot without reading it back.
+    NotReadBack,
+    /// Compact the log before the snapshot is published.
+    CompactedBeforePublished,
+    /// Compact the log past the snapshot.
+    CompactedPastSnapshot,
+    /// Take the image before what it holds is durable in the log.
+    ImageAheadOfLog,
+    /// Begin the replay with an entry that the snapshot has.
+    ReplayedOneTooMany,
+    /// Leave out the first entry after the snapshot.
+    ReplayedOneTooFew,
+    /// Where the newest snapshot is damaged, take an older one and say nothing.
+    OlderTakenSilently,
+    /// Delete the snapshot that the log stands on.
+    NeededDeleted,
+    /// Of the snapshots to keep, keep the oldest.
+    OldestKept,
+    /// Delete a damaged snapshot rather than set it aside.
+    DamagedDeleted,
+}
+
+impl From<StackPlant> for Plant {
+    fn from(plant: StackPlant) -> Plant {
+        Plant::Stack(plant)
+    }
 }
 
 #[cfg(test)]
@@ -78,9 +115,9 @@ thread_local! {
 
 /// Whether this rule is broken on this thread.
 #[inline(always)]
-pub(crate) fn planted(plant: Plant) -> bool {
+pub(crate) fn planted(plant: impl Into<Plant>) -> bool {
     #[cfg(test)]
-    return PLANTED.with(|cell| cell.get()) == Some(plant);
+    return PLANTED.with(|cell| cell.get()) == Some(plant.into());
     #[cfg(not(test))]
     {
         let _ = plant;
@@ -90,14 +127,39 @@ pub(crate) fn planted(plant: Plant) -> bool {
 
 /// Runs `body` with one rule broken on this thread.
 #[cfg(test)]
-pub(crate) fn with<T>(plant: Plant, body: impl FnOnce() -> T) -> T {
+pub(crate) fn with<T>(plant: impl Into<Plant>, body: impl FnOnce() -> T) -> T {
     struct Restore;
     impl Drop for Restore {
         fn drop(&mut self) {
             PLANTED.with(|cell| cell.set(None));
         }
     }
-    PLANTED.with(|cell| cell.set(Some(plant)));
+    PLANTED.with(|cell| cell.set(Some(plant.into())));
     let _restore = Restore;
     body()
+}
+
+/// The rule that is broken on a thread, to be taken along to one that it starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carried {
+    #[cfg(test)]
+    plant: Option<Plant>,
+}
+
+/// What is planted on this thread.
+#[inline(always)]
+pub(crate) fn carried() -> Carried {
+    Carried {
+        #[cfg(test)]
+        plant: PLANTED.with(|cell| cell.get()),
+    }
+}
+
+impl Carried {
+    /// Plants it on this thread, until its end.
+    #[inline(always)]
+    pub(crate) fn take_root(self) {
+        #[cfg(test)]
+        PLANTED.with(|cell| cell.set(self.plant));
+    }
 }

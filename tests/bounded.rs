@@ -9,10 +9,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
 
-use common::{eventually, open_sim, small, tiny};
+use bytes::Bytes;
+use common::{block_on, eventually, open_sim, small, tiny};
 use ringwal::format::{Salted, lock, names};
+use ringwal::machine::KvStateMachine;
 use ringwal::sim::SimDisk;
-use ringwal::{Batch, Config, Error, Log, SegmentRole, Verify};
+use ringwal::{Batch, Config, Error, Log, SegmentRole, StateMachine, Verify};
 
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
@@ -218,5 +220,42 @@ fn ten_times_the_log_opens_in_hardly_more_memory() {
         assert!(large_bytes > 9 * small_bytes);
         // A kilobyte for each segment, whatever its size; a megabyte is the window.
         assert!(large_held < small_held.max(1 << 20) + 1024 * segments, "{large_held} bytes for {large_bytes}");
+    }
+}
+
+/// A state of the key-value machine: its head, then anything.
+fn kv_state(keys: u64, bytes: u64, records: &[u8]) -> Vec<u8> {
+    [&b"RWKV\x01"[..], &keys.to_le_bytes(), &bytes.to_le_bytes(), records].concat()
+}
+
+/// The LEB128 bytes of a number.
+fn number(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+#[test]
+fn states_and_commands_that_lie_allocate_no_more_than_a_window() {
+    let mut machine = KvStateMachine::new();
+    for value in [u64::MAX, u64::MAX >> 1, 1 << 40, 1 << 31, 1 << 24] {
+        let records =
+            [kv_state(value, value, b"\x01\x00a"), kv_state(1, value, &[number(value - 9), number(9)].concat())];
+        let values = [kv_state(1, value, &[number(1), number(value - 1), b"ab".to_vec()].concat())];
+        for state in records.iter().chain(&values) {
+            let (restored, held) = peak(|| block_on(machine.set_state(state)));
+            assert!(restored.is_err() && held < 256 << 10, "{state:?} took {held} bytes");
+        }
+        for tag in 1..=6 {
+            for fields in [number(value), [vec![0], number(value)].concat(), [number(value), vec![0; 9]].concat()] {
+                let command = Bytes::from([vec![1, tag], fields].concat());
+                let (_, held) = peak(|| KvStateMachine::decode(&command));
+                assert!(held < 4 << 10, "{command:?} took {held} bytes");
+            }
+        }
     }
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use look::Look;
 use mounted::Mounted;
 use ringwal::sim::Rng;
-use ringwal::{Batch, Config, Error, IoChoice, Log};
+use ringwal::{Batch, Config, DriverError, Error, IoChoice, KvStore, Log, StoreConfig};
 
 /// A small file system to be filled.
 struct Small {
@@ -373,5 +373,62 @@ fn has_all(log: &Log, told: Told, round: u64) {
 fn a_process_killed_again_and_again_on_a_full_disk_leaves_a_log_that_opens() {
     for small in [Small::in_memory(), Small::ext4()].into_iter().flatten() {
         crashes_while_full(&small);
+    }
+}
+
+fn open_store(small: &Small) -> KvStore {
+    let config = StoreConfig::default().log(config(IoChoice::Auto)).keep_snapshots(2);
+    KvStore::open(small.log(), config).unwrap_or_else(|error| panic!("{error}")).0
+}
+
+fn set_each(store: &KvStore, keys: std::ops::Range<u64>) {
+    for key in keys {
+        let mut rng = Rng::new(key);
+        let value: Vec<u8> = (0..1000).map(|_| rng.next_u64() as u8).collect();
+        store.set(format!("key {key}"), value).unwrap_or_else(|error| panic!("key {key}: {error}"));
+    }
+}
+
+/// Names and bytes of what belongs to snapshots.
+fn snapshot_files(small: &Small) -> Vec<(String, Vec<u8>)> {
+    let is_one = |(name, _): &(String, Vec<u8>)| name.starts_with("snapshot_");
+    let mut files: Vec<_> = look::files(&small.log()).into_iter().filter(is_one).collect();
+    files.sort();
+    files
+}
+
+/// A checkpoint that finds no room: log and snapshots stay as they were, and nothing of it is left.
+fn assert_takes_no_snapshot(small: &Small, store: &KvStore) {
+    let (log, before) = (store.driver().log(), snapshot_files(small));
+    let state = (log.state(), store.image().iter().count());
+    let error = store.checkpoint().unwrap_err();
+    assert!(matches!(&error, DriverError::Snapshot(error) if error.is_out_of_space()), "{error}");
+    assert!(error.to_string().contains("free space on the disk"), "{error}");
+    assert_eq!((log.state(), store.image().iter().count()), state);
+    assert!(snapshot_files(small) == before, "a snapshot was lost or left behind");
+}
+
+/// No temporary file is in the way of anything either: a checkpoint needs as much room as the snapshot, and no more.
+#[test]
+fn a_disk_that_is_full_when_a_snapshot_is_taken_costs_nothing_but_that_snapshot() {
+    for small in [Small::in_memory(), Small::ext4()].into_iter().flatten() {
+        let store = open_store(&small);
+        small.reserve(300 << 10);
+        set_each(&store, 0..60);
+        let snapshot = store.checkpoint().unwrap();
+        set_each(&store, 40..100);
+        let whole: Vec<_> = store.scan::<&[u8]>(.., usize::MAX);
+        small.fill();
+        (0..3).for_each(|_| assert_takes_no_snapshot(&small, &store));
+        store.close().unwrap();
+        let store = open_store(&small);
+        assert_eq!((store.scan::<&[u8]>(.., usize::MAX), store.stats().snapshot), (whole.clone(), snapshot.id));
+        assert_takes_no_snapshot(&small, &store);
+        small.free();
+        let later = store.checkpoint().unwrap();
+        assert!(later.index > snapshot.index && store.driver().log().state().first == later.index + 1);
+        set_each(&store, 0..1);
+        store.close().unwrap();
+        assert_eq!(open_store(&small).scan::<&[u8]>(.., usize::MAX), whole);
     }
 }

@@ -64,6 +64,11 @@ fn snapshots_read_as_they_ever_did() {
     replay("read_snapshot");
 }
 
+#[test]
+fn machines_live_as_they_ever_did() {
+    replay("machine");
+}
+
 /// Runs one input on one target: `RINGWAL_INPUT=open_directory:path/of/the/input`, to look at a finding.
 #[test]
 fn the_input_of_the_environment_holds() {

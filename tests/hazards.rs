@@ -1,7 +1,7 @@
 //! What broke other logs, row by row, and the tests here that fail when the same happens to this one.
 //!
 //! [`ROWS`] is the list; a test checks that each test it names exists. Where a row's rule is about speed, a bench shows
-//! it and what can be counted is tested. Rows about snapshots come with them.
+//! it and what can be counted is tested.
 //!
 //! The tests at the end of this file are those that belong nowhere else.
 
@@ -146,6 +146,7 @@ const ROWS: &[(&str, &[&str])] = &[
             "src/segment/tests.rs::a_crash_at_any_step_of_create_roll_seal_drop_and_recycle_leaves_a_log_that_opens",
             "src/segment/table_tests.rs::the_open_frame_of_a_new_log_zeroed",
             "tests/bad_input.rs::temporary_files_left_over_are_removed_and_others_are_not",
+            "tests/snapshot_crashes.rs::a_crash_at_any_moment_leaves_a_snapshot_and_a_log_that_give_the_state_again",
         ],
     ),
     (
@@ -192,8 +193,29 @@ const ROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "an error of a snapshot is taken for no snapshot",
+        &[
+            "tests/snapshot_faults.rs::each_byte_of_the_newest_snapshot_damaged_is_an_error_or_the_whole_state_and_never_an_older_one",
+            "tests/snapshot_faults.rs::a_newest_snapshot_that_is_cut_zeroed_lengthened_swapped_or_gone_is_an_error_or_the_whole_state",
+            "tests/snapshot_faults.rs::any_call_of_an_open_that_fails_once_is_an_error_or_changes_nothing",
+            "tests/snapshot_faults.rs::falling_back_gives_the_whole_state_or_an_error_and_deletes_nothing",
+        ],
+    ),
+    (
+        "the log is cut before the snapshot is safe",
+        &[
+            "tests/snapshot_crashes.rs::a_crash_at_any_moment_leaves_a_snapshot_and_a_log_that_give_the_state_again",
+            "tests/snapshot_faults.rs::any_call_of_a_checkpoint_that_fails_once_costs_at_most_that_checkpoint",
+            "tests/snapshot_faults.rs::a_snapshot_that_rots_while_it_is_written_is_never_published_and_the_log_keeps_everything",
+            "tests/store_kill9.rs::a_process_killed_again_and_again_leaves_a_store_with_every_write_that_was_answered",
+        ],
+    ),
+    (
         "a full disk: panic, wedge, or no restart",
         &[
+            "tests/full_disk.rs::a_disk_that_is_full_when_a_snapshot_is_taken_costs_nothing_but_that_snapshot",
+            "tests/snapshot_faults.rs::a_disk_that_is_full_at_any_moment_of_a_checkpoint_costs_at_most_that_checkpoint_and_says_so",
+            "tests/snapshot_faults.rs::a_checkpoint_that_finds_no_room_leaves_log_and_snapshots_as_they_were_and_no_file",
             "tests/full_disk.rs::a_file_system_in_memory_filled_to_the_brim",
             "tests/full_disk.rs::an_ext4_filled_to_the_brim",
             "tests/space.rs::compaction_on_a_full_disk_lets_appends_go_on_without_a_restart",

@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("format", &["format", "plant"]),
     ("engine", &["engine", "plant", "format", "config", "error", "entry"]),
     ("disk", &["disk", "config", "error", "sync"]),
-    ("snapshot", &["snapshot", "format", "disk", "config", "error", "sync"]),
+    ("snapshot", &["snapshot", "plant", "format", "disk", "config", "error", "sync"]),
     ("segment", &["segment", "engine", "plant", "format", "disk", "config", "error", "entry"]),
 ];
 

@@ -475,8 +475,9 @@ impl SnapshotTable {
         let chunks = (u64::from(u32_at(footer, 0)) - 3) / 2;
         let table_at = tail.len().checked_sub(table_bytes(chunks) as usize).ok_or_else(short)?;
         let (before, table) = tail.split_at(table_at);
-        let (trailer, trailer_offset) = split_trailer(before, table, from)?;
-        let totals = decode_trailer(trailer, trailer_offset, table, header.salt)?;
+        let (trailer, padding_bytes) = split_trailer(before, table, from)?;
+        let trailer_offset = from + (before.len() - padding_bytes - TRAILER_BYTES) as u64;
+        let totals = decode_trailer(trailer, trailer_offset, padding_bytes, table, header.salt)?;
         if (totals.chunks, totals.stored_bytes) != (chunks, file_bytes) {
             return Err(corrupt(trailer_offset, "the totals are those of another file"));
         }
@@ -513,8 +514,8 @@ impl SnapshotTable {
     }
 }
 
-/// The trailer, and its place in the file: before the padding, whose size the table's last entry says.
-fn split_trailer<'a>(before: &'a [u8], table: &[u8], from: u64) -> Result<(&'a [u8], u64), SnapshotDefect> {
+/// The trailer, and the size of the padding behind it, which the table's last entry says.
+fn split_trailer<'a>(before: &'a [u8], table: &[u8], from: u64) -> Result<(&'a [u8], usize), SnapshotDefect> {
     let wrong = || corrupt(from + before.len() as u64, "the padding is not what the seek table says");
     let padding_bytes = u32_at(table, table.len() - FOOTER_BYTES - ENTRY_BYTES) as usize;
     let padding_at = before.len().checked_sub(padding_bytes).ok_or_else(wrong)?;
@@ -525,19 +526,25 @@ fn split_trailer<'a>(before: &'a [u8], table: &[u8], from: u64) -> Result<(&'a [
         return Err(wrong());
     }
     let at = rest.len().checked_sub(TRAILER_BYTES).ok_or_else(wrong)?;
-    Ok((&rest[at..], from + at as u64))
+    Ok((&rest[at..], padding_bytes))
 }
 
-fn decode_trailer(frame: &[u8], offset: u64, table: &[u8], salt: u64) -> Result<SnapshotTotals, SnapshotDefect> {
+fn decode_trailer(
+    frame: &[u8],
+    offset: u64,
+    padding_bytes: usize,
+    table: &[u8],
+    salt: u64,
+) -> Result<SnapshotTotals, SnapshotDefect> {
     check_sealed(frame, salt, offset, "the trailer does not match its checksum")?;
-    if u32_at(frame, 8) != KIND_TRAILER {
-        return Err(corrupt(offset, "something else stands in the trailer's place"));
-    }
-    if u32_at(frame, 40) != salted(salt, table) {
+    let table_checksum = salted(salt, table);
+    if u32_at(frame, 40) != table_checksum {
         return Err(corrupt(offset, "the seek table does not match its checksum"));
     }
     let (chunks, raw_bytes, stored_bytes) = (u64_at(frame, 16), u64_at(frame, 24), u64_at(frame, 32));
-    Ok(SnapshotTotals { raw_bytes, stored_bytes, chunks, checksum: u32_at(frame, 12) })
+    let totals = SnapshotTotals { raw_bytes, stored_bytes, chunks, checksum: u32_at(frame, 12) };
+    let is_the_one = encode_trailer(&totals, padding_bytes, table_checksum, salt) == frame;
+    is_the_one.then_some(totals).ok_or_else(|| corrupt(offset, "the trailer contradicts what is behind it"))
 }
 
 /// Where the chunks lie; `None` where the table is not one that [`SnapshotIndex`] could have made.
@@ -700,6 +707,15 @@ mod tests {
             let (tail, totals) = index(&sizes).encode_tail(&header());
             assert!(SnapshotTable::decode(&tail, totals.stored_bytes, &header()).is_err(), "{sizes:?}");
         }
+    }
+
+    #[test]
+    fn a_trailer_that_contradicts_the_padding_is_refused_though_it_verifies() {
+        let (mut tail, totals) = index(&SIZES).encode_tail(&header());
+        tail[44] ^= 8;
+        seal(&mut tail[..TRAILER_BYTES], header().salt);
+        let decoded = SnapshotTable::decode(&tail, totals.stored_bytes, &header());
+        assert!(matches!(decoded, Err(SnapshotDefect::Corrupt { .. })), "{decoded:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod frame;
 mod header;
 mod image;
 mod index;
+mod machine;
 mod operations;
 mod snapshot;
 
@@ -22,6 +23,7 @@ pub use directory::open_directory;
 pub use frame::decode_frame;
 pub use header::decode_segment_header;
 pub use index::decode_index;
+pub use machine::machine;
 pub use operations::ops_vs_model;
 pub use snapshot::read_snapshot;
 
@@ -37,13 +39,14 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "decode_frame", run: decode_frame, seeds: frame::seeds },
     Target { name: "decode_segment_header", run: decode_segment_header, seeds: header::seeds },
     Target { name: "decode_index", run: decode_index, seeds: index::seeds },
     Target { name: "open_directory", run: open_directory, seeds: directory::seeds },
     Target { name: "ops_vs_model", run: ops_vs_model, seeds: operations::seeds },
     Target { name: "read_snapshot", run: read_snapshot, seeds: snapshot::seeds },
+    Target { name: "machine", run: machine, seeds: machine::seeds },
 ];
 
 #[cfg(test)]

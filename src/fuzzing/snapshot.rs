@@ -57,7 +57,8 @@ fn check(bytes: &[u8]) -> Option<Seen> {
         check_reader(&mut reader, bytes.len())
     });
     if let Some(meta) = header.map(|header| header.meta).filter(|meta| meta.index <= INDEX_MAX) {
-        assert_eq!(receive(bytes, &meta).is_ok(), seen.is_some(), "who receives it and who reads it disagree");
+        let received = receive(bytes, &meta);
+        assert_eq!(received.is_ok(), seen.is_some(), "who reads it and who receives it disagree: {received:?}");
     }
     seen
 }

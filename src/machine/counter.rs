@@ -30,6 +30,24 @@ const GET: u8 = 4;
 ///
 /// The initial count is part of the state: a snapshot carries it, and a machine that is restored has the snapshot's
 /// count, whatever it was made with.
+///
+/// ```
+/// use ringwal::StateMachine;
+/// use ringwal::machine::{CounterCommand, CounterStateMachine};
+///
+/// # /// These futures are ready at once.
+/// # fn block_on<F: Future>(future: F) -> F::Output {
+/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+/// #     match std::pin::pin!(future).poll(&mut context) {
+/// #         std::task::Poll::Ready(value) => value,
+/// #         std::task::Poll::Pending => unreachable!(),
+/// #     }
+/// # }
+/// let mut counter = CounterStateMachine::new(10);
+/// assert_eq!(block_on(counter.apply(CounterCommand::Increment(5))).unwrap(), 15);
+/// assert!(block_on(counter.apply(CounterCommand::Increment(i64::MAX))).is_err()); // and nothing changed
+/// assert_eq!(counter.count(), 15);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CounterStateMachine {
     count: i64,

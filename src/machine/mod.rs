@@ -4,6 +4,96 @@
 //! [`image`](StateMachine::image) is its state at one moment, cheap to take and owned, so that applies go on while it is
 //! written into a snapshot.
 //!
+//! # A machine of one's own
+//!
+//! An auction: only what is above the highest bid counts.
+//!
+//! ```
+//! use std::io::{self, Read, Write};
+//!
+//! use bytes::Bytes;
+//! use ringwal::{StateImage, StateMachine};
+//!
+//! #[derive(Clone)]
+//! struct Auction {
+//!     highest: u64,
+//! }
+//!
+//! impl StateMachine for Auction {
+//!     type Command = u64; // a bid
+//!     type Response = u64; // the highest bid before it
+//!     type Image = Auction; // so small that an image is a copy
+//!     type Error = io::Error;
+//!
+//!     const KIND: &'static str = "auction/1";
+//!
+//!     async fn apply(&mut self, bid: u64) -> io::Result<u64> {
+//!         if bid <= self.highest {
+//!             return Err(io::Error::other("not above the highest bid")); // a refusal: nothing changes
+//!         }
+//!         Ok(std::mem::replace(&mut self.highest, bid))
+//!     }
+//!
+//!     fn image(&self) -> Auction {
+//!         self.clone()
+//!     }
+//!
+//!     async fn restore(&mut self, source: &mut (dyn Read + Send)) -> io::Result<()> {
+//!         let mut state = Vec::new();
+//!         source.take(9).read_to_end(&mut state)?; // one more than there should be
+//!         self.highest = number(&state)?;
+//!         Ok(())
+//!     }
+//!
+//!     fn encode(bid: &u64) -> Bytes {
+//!         Bytes::copy_from_slice(&bid.to_le_bytes())
+//!     }
+//!
+//!     fn decode(bytes: &Bytes) -> io::Result<u64> {
+//!         number(bytes)
+//!     }
+//! }
+//!
+//! impl StateImage for Auction {
+//!     fn write_to(self, sink: &mut dyn Write) -> io::Result<()> {
+//!         sink.write_all(&self.highest.to_le_bytes())
+//!     }
+//! }
+//!
+//! fn number(bytes: &[u8]) -> io::Result<u64> {
+//!     bytes.try_into().map(u64::from_le_bytes).map_err(io::Error::other)
+//! }
+//!
+//! # /// These futures are ready at once.
+//! # fn block_on<F: Future>(future: F) -> F::Output {
+//! #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+//! #     match std::pin::pin!(future).poll(&mut context) {
+//! #         std::task::Poll::Ready(value) => value,
+//! #         std::task::Poll::Pending => unreachable!(),
+//! #     }
+//! # }
+//! let mut auction = Auction { highest: 10 };
+//! assert_eq!(block_on(auction.apply(Auction::decode(&Auction::encode(&12))?))?, 10);
+//! assert!(block_on(auction.apply(11)).is_err());
+//!
+//! let state = block_on(auction.get_state())?;
+//! let mut restored = Auction { highest: 0 };
+//! block_on(restored.set_state(&state))?;
+//! assert_eq!(restored.highest, 12);
+//! assert!(block_on(restored.set_state(&state[1..])).is_err());
+//! assert_eq!(restored.highest, 12);
+//! # Ok::<(), io::Error>(())
+//! ```
+//!
+//! # Encodings
+//!
+//! The machines here write a command by hand, in a few lines ([`KvCommand`], [`CounterCommand`]): first a version, then
+//! a tag, then fields, numbers as LEB128 (signed ones zigzag). A serializer would bring its derive and a handful of crates
+//! into every build, for ten commands. Measured for a set of 16 and 100 bytes, 119 in all with either: this encodes in 30 ns
+//! and decodes in 45, `postcard` with `serde` encodes in 94 and decodes in 4, to strings that are borrowed; here they are
+//! counted slices of the entry, as a machine needs them. And here every value has one encoding only, which a serializer
+//! does not promise.
+//!
 //! Nothing here but the driver knows logs, disks or threads.
 
 pub(crate) mod codec;

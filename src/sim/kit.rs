@@ -207,8 +207,8 @@ impl CrashTest {
         self
     }
 
-    /// How often the workload lives on one disk (1): after a crash it begins again on an image of it, and its earlier
-    /// promises still count. The workload must be able to go on from whatever its recovery finds.
+    /// How often the workload lives on one disk (1): after a crash, or after a kill, it begins again on what that left, and
+    /// its earlier promises still count. The workload must be able to go on from whatever its recovery finds.
     #[must_use]
     pub fn lives(mut self, lives: usize) -> CrashTest {
         self.lives = lives.max(1);
@@ -357,8 +357,7 @@ impl Runner {
             let mut life = self.live(Life::new(self.disk(), 1, Vec::new()), Some(point - 1), work)?;
             self.crash(&life, &mut rng, look)?;
             for number in 2..=self.test.lives {
-                let image = life.disk.crash_point().random_image(rng.next_u64());
-                let next = Life::new(image, number, life.promised());
+                let next = Life::new(next_disk(&life.disk.crash_point(), &mut rng), number, life.promised());
                 life = self.live(next, Some(rng.below(instants as usize + 1) as u64), work)?;
                 self.crash(&life, &mut rng, look)?;
             }
@@ -476,6 +475,12 @@ fn moment(disk: &SimDisk) -> String {
         Some((op, nth)) => format!("the power fails in the middle of {op:?} number {nth}"),
         None => "the workload is through".into(),
     }
+}
+
+/// The disk on which the next life begins: after a power failure or, now and then, after a kill, which leaves things as
+/// they were and yet not durable.
+fn next_disk(point: &CrashPoint, rng: &mut Rng) -> SimDisk {
+    if rng.one_in(4) { kill(point, rng).0 } else { point.random_image(rng.next_u64()) }
 }
 
 /// A random image of a power failure, and its story.

@@ -99,6 +99,8 @@ mod naive;
 mod portray;
 mod rng;
 mod shrink;
+#[cfg(test)]
+mod stack_tests;
 mod state;
 mod storage;
 mod tale;

@@ -503,6 +503,60 @@ fn publish(disk: &SimDisk) -> io::Result<()> {
     disk.sync_dir()
 }
 
+/// A file that takes several writes around the page cache and is locked while it is made.
+fn publish_in_parts(disk: &SimDisk) -> io::Result<Arc<dyn DiskFile>> {
+    let file = disk.open("part", Access::CreateSegment)?;
+    assert!(file.try_lock()?);
+    for nth in 0..3 {
+        file.write_at(&block(nth as u8 + 1), nth * BLOCK as u64)?;
+    }
+    file.sync()?;
+    disk.rename("part", "whole")?;
+    disk.sync_dir()?;
+    Ok(file)
+}
+
+#[test]
+fn a_file_made_in_parts_has_its_name_whole_or_not_at_all_wherever_the_power_fails() {
+    let content = |disk: &SimDisk, name| disk.read_file(name).ok();
+    let (mut unnamed, mut named) = (0, 0);
+    for instants in 0.. {
+        let disk = SimDisk::manual(1);
+        disk.power_off_after(instants);
+        let is_through = publish_in_parts(&disk).is_ok();
+        for image in disk.crash_images() {
+            let whole = content(&image, "whole");
+            assert!(whole.is_some() || !is_through, "a name that was synced is gone");
+            match whole {
+                Some(bytes) => {
+                    assert!(bytes == [[1; BLOCK], [2; BLOCK], [3; BLOCK]].concat());
+                    named += 1;
+                }
+                None => unnamed += 1,
+            }
+        }
+        if is_through {
+            break;
+        }
+    }
+    assert!(unnamed > 20 && named > 2, "{unnamed} {named}");
+}
+
+#[test]
+fn a_lock_follows_its_file_to_a_new_name_and_a_removed_file_is_another_than_the_next_of_its_name() {
+    let disk = SimDisk::manual(1);
+    let maker = publish_in_parts(&disk).unwrap();
+    let reader = disk.open("whole", Access::ReadDirect).unwrap();
+    assert!(!disk.open("whole", Access::ReadWrite).unwrap().try_lock().unwrap(), "its maker has it still");
+    disk.remove("whole").unwrap();
+    let next = disk.open("whole", Access::CreateSegment).unwrap();
+    assert!(next.try_lock().unwrap() && maker.try_lock().unwrap(), "they are two files");
+    next.write_at(&block(9), 0).unwrap();
+    let mut buffer = AlignedBuf::zeroed(BLOCK);
+    assert_eq!((reader.read_at(&mut buffer, BLOCK as u64).unwrap(), buffer[0]), (BLOCK, 2));
+    assert_eq!(disk.read_file("whole").unwrap(), [9; BLOCK]);
+}
+
 #[test]
 fn a_power_failure_cuts_an_operation_short_and_nothing_changes_after_it() {
     for instants in 0..5 {

@@ -21,6 +21,7 @@ use crate::config::IoChoice;
 use crate::disk::{Access, Disk, DiskFile, RealDisk};
 use crate::format::names::{self, Name};
 use crate::format::snapshot::SnapshotMeta;
+use crate::plant::{StackPlant, planted};
 
 /// The snapshots of a directory. Cloning gives another handle of the same.
 ///
@@ -266,7 +267,9 @@ impl FileSnapshots {
         let (file, path) = self.file(name, Access::ReadDirect)?;
         let mut reader = SnapshotReader::open_with(file, path, workers, low_priority)?;
         self.check_id(id, name, &reader)?;
-        reader.verify()?;
+        if !planted(StackPlant::NotReadBack) {
+            reader.verify()?;
+        }
         Ok(Snapshot::of(&reader))
     }
 
@@ -445,7 +448,11 @@ impl FileSnapshots {
         let disk = &self.shared.disk;
         let (from, to) = (id.file_name(), names::snapshot_damaged(id.index, id.term, temporary::random(disk)?));
         let mut state = self.state();
-        disk.rename(&from, &to).map_err(SnapshotError::io("rename", disk.path_of(&from)))?;
+        match planted(StackPlant::DamagedDeleted) {
+            true => disk.remove(&from),
+            false => disk.rename(&from, &to),
+        }
+        .map_err(SnapshotError::io("rename", disk.path_of(&from)))?;
         state.verified.remove(&id);
         disk.sync_dir().map_err(SnapshotError::io("sync", disk.path()))?;
         Ok(disk.path_of(&to))
@@ -466,7 +473,11 @@ impl FileSnapshots {
     /// Ascending.
     fn all_but(&self, keep_count: usize) -> Result<Vec<Snapshot>, SnapshotError> {
         let (mut kept, mut doomed) = (0, Vec::new());
-        for (id, snapshot) in self.list()?.into_iter().rev() {
+        let mut listed = self.list()?;
+        if !planted(StackPlant::OldestKept) {
+            listed.reverse();
+        }
+        for (id, snapshot) in listed {
             match snapshot {
                 Ok(_) if kept < keep_count => kept += 1,
                 Ok(snapshot) => doomed.push(snapshot),

@@ -38,6 +38,7 @@ pub(crate) use writer::SnapshotStream;
 use crate::format::INDEX_MAX;
 use crate::format::names;
 use crate::format::snapshot::{SnapshotMeta, SnapshotTotals};
+use crate::plant::{StackPlant, planted};
 
 /// Which snapshot: of the state after the entry of this index, which has this term. Ordered by index, then term; as text
 /// `snapshot_{index}_{term}`.
@@ -188,7 +189,7 @@ pub trait SnapshotManager: Send {
 /// Whether a snapshot may go without taking from the log what it stands on: the newest one, if it is at or past the
 /// compaction point.
 fn check_may_go(stands_on: Option<u64>, newest: Option<SnapshotId>, id: SnapshotId) -> Result<(), SnapshotError> {
-    let Some(stands_on) = stands_on else { return Ok(()) };
+    let Some(stands_on) = stands_on.filter(|_| !planted(StackPlant::NeededDeleted)) else { return Ok(()) };
     match newest {
         Some(newest) if newest.index >= stands_on && newest != id => Ok(()),
         _ => Err(SnapshotError::Needed { id, stands_on }),

@@ -168,6 +168,14 @@ mod tests {
     }
 
     #[test]
+    fn only_threads_of_low_priority_yield_to_all_others() {
+        let niceness = || rustix::process::getpriority_process(None).unwrap();
+        let before = niceness();
+        assert_eq!(spawn("test", true, niceness).unwrap().join().unwrap(), 19);
+        assert_eq!((spawn("test", false, niceness).unwrap().join().unwrap(), niceness()), (before, before));
+    }
+
+    #[test]
     fn threads_end_when_nobody_takes_what_they_do() {
         let (jobs, done, threads) = start("test", false, [square; 2]).unwrap();
         (0..100).for_each(|number| jobs.send(Square { number: 4 * number, square: None }).unwrap());

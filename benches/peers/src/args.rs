@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
+use crate::engine::Contestant;
 use crate::load::Load;
+use crate::{engines, stores};
 
-/// Compares ringwal with other logs where every acknowledged append has to survive power loss.
+/// Compares ringwal with others where every acknowledged write has to survive power loss.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Args {
+    /// What is compared: logs, or key-value stores.
+    #[arg(default_value = "logs")]
+    pub(crate) what: What,
     /// How often every engine gets every load; the table shows medians over the rounds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
@@ -24,12 +29,50 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',')]
     pub(crate) engines: Vec<String>,
     /// Which loads, with commas between them, each PRODUCERSxBATCHxBYTES: 16x1x128 is 16 threads that append single
-    /// entries of 128 bytes.
-    #[arg(long, value_delimiter = ',', default_value = "1x1x128,16x1x128,256x1x128,1x100x1024,4x1000x128")]
-    pub(crate) loads: Vec<Load>,
+    /// entries of 128 bytes, or set single keys to values of 128 bytes [default: the README's]
+    #[arg(long, value_delimiter = ',')]
+    loads: Vec<Load>,
     /// Write all figures of all rounds to this file.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum What {
+    /// Logs: entries are appended.
+    Logs,
+    /// Key-value stores: keys of 16 bytes are set.
+    Kv,
+}
+
+impl What {
+    /// Everybody who can take part.
+    pub(crate) fn built_in(self) -> &'static [Contestant] {
+        match self {
+            What::Logs => engines::BUILT_IN,
+            What::Kv => stores::BUILT_IN,
+        }
+    }
+
+    /// Producers, entries in a batch, bytes of a payload or value.
+    fn loads(self) -> &'static [[usize; 3]] {
+        match self {
+            What::Logs => &[[1, 1, 128], [16, 1, 128], [256, 1, 128], [1, 100, 1024], [4, 1000, 128]],
+            What::Kv => &[[1, 1, 100], [16, 1, 100], [1, 1000, 100], [16, 1000, 100]],
+        }
+    }
+}
+
+impl Args {
+    /// The loads, those that are usual here if none was asked for.
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let of =
+            |&[producers, batch, payload_bytes]: &[usize; 3]| Load { producers, batch, payload_bytes, is_keyed: false };
+        let usual = || self.what.loads().iter().map(of).collect();
+        let loads = if self.loads.is_empty() { usual() } else { self.loads.clone() };
+        loads.into_iter().map(|load| if self.what == What::Kv { load.keyed() } else { load }).collect()
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -42,13 +85,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
-    use super::Args;
+    use super::*;
 
     #[test]
     fn the_defaults_are_valid_and_nonsense_is_refused() {
-        assert_eq!(Args::parse_from(["peers"]).loads.len(), 5);
+        assert_eq!(Args::parse_from(["peers"]).loads().len(), 5);
+        assert!(Args::parse_from(["peers", "kv"]).loads().iter().all(|load| load.is_keyed));
+        assert_eq!(Args::parse_from(["peers", "kv", "--loads=2x1x100"]).loads().len(), 1);
         for wrong in ["--rounds=0", "--seconds=0", "--seconds=-1", "--loads=16", "--loads=0x1x128"] {
             assert!(Args::try_parse_from(["peers", wrong]).is_err(), "{wrong}");
         }

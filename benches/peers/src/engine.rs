@@ -1,8 +1,8 @@
-//! What every engine is to the comparison.
+//! What every engine is to the comparison, and the choice among them.
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bytes::Bytes;
 
 use crate::load::Load;
@@ -33,4 +33,26 @@ pub(crate) struct Contestant {
     pub(crate) durability: &'static str,
     /// Makes a new log in this directory, which is there and empty, warmed up as its file says.
     pub(crate) open: fn(&Path, &Load) -> Result<Box<dyn Engine>>,
+}
+
+/// Those of these names, in the order of the table; all of them if none is named.
+pub(crate) fn chosen(built_in: &'static [Contestant], names: &[String]) -> Result<Vec<&'static Contestant>> {
+    let known = || built_in.iter().map(|engine| engine.name).collect::<Vec<_>>();
+    if let Some(unknown) = names.iter().find(|name| !known().contains(&name.as_str())) {
+        bail!("there is no engine {unknown} in this build: it has {}", known().join(", "));
+    }
+    Ok(built_in.iter().filter(|engine| names.is_empty() || names.iter().any(|name| name == engine.name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chosen;
+    use crate::engines::BUILT_IN;
+
+    #[test]
+    fn engines_are_chosen_by_name() {
+        assert_eq!(chosen(BUILT_IN, &[]).unwrap().len(), BUILT_IN.len());
+        assert_eq!(chosen(BUILT_IN, &["naive".to_owned()]).unwrap()[0].name, "naive");
+        assert!(chosen(BUILT_IN, &["naiv".to_owned()]).is_err());
+    }
 }

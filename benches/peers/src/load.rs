@@ -6,8 +6,10 @@ use std::str::FromStr;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 
-/// Payloads are cut from pieces of this size, so that making one costs a copy and no allocation of its own.
-const PIECE_BYTES: usize = 64 << 10;
+use crate::records::{KEY_BYTES, Records};
+
+/// Entries are cut from pieces of this size, so that making one costs a copy and no allocation of its own.
+pub(crate) const PIECE_BYTES: usize = 64 << 10;
 /// Places where a payload may begin in the pool of random bytes, one byte apart.
 const PLACES: usize = 4096;
 
@@ -18,8 +20,27 @@ pub(crate) struct Load {
     pub(crate) producers: usize,
     /// Entries in a call; 1 means single appends.
     pub(crate) batch: usize,
-    /// Bytes of an entry's payload.
+    /// Bytes of an entry's payload, or of a value where entries have keys.
     pub(crate) payload_bytes: usize,
+    /// Whether each entry is a record of a store: a key and a value.
+    pub(crate) is_keyed: bool,
+}
+
+impl Load {
+    /// The same load for stores.
+    pub(crate) fn keyed(self) -> Load {
+        Load { is_keyed: true, ..self }
+    }
+
+    /// What this producer's entries come from. It allocates for many at once.
+    pub(crate) fn source(&self, producer: usize) -> Box<dyn FnMut() -> Bytes> {
+        if self.is_keyed {
+            let mut records = Records::new(producer, self.payload_bytes);
+            return Box::new(move || records.make());
+        }
+        let mut payloads = Payloads::new(producer, self.payload_bytes);
+        Box::new(move || payloads.make())
+    }
 }
 
 impl FromStr for Load {
@@ -33,7 +54,7 @@ impl FromStr for Load {
             && (1..=100_000).contains(&batch)
             && (1..=1 << 20).contains(&payload_bytes)
             && batch * payload_bytes <= 32 << 20;
-        let load = Load { producers, batch, payload_bytes };
+        let load = Load { producers, batch, payload_bytes, is_keyed: false };
         is_in_range.then_some(load).ok_or_else(|| format!("{text}: from 1 to 4096 producers, calls of up to 32 MiB"))
     }
 }
@@ -43,6 +64,9 @@ impl fmt::Display for Load {
         write!(to, "{} producer{}, ", self.producers, if self.producers == 1 { "" } else { "s" })?;
         if self.batch > 1 {
             write!(to, "batches of {} x ", self.batch)?;
+        }
+        if self.is_keyed {
+            write!(to, "{KEY_BYTES} B + ")?;
         }
         write!(to, "{} B", self.payload_bytes)
     }
@@ -78,7 +102,7 @@ impl Payloads {
 }
 
 /// SplitMix64: every state gives another value, and neighbours share nothing.
-fn next_random(state: &mut u64) -> u64 {
+pub(crate) fn next_random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,9 +117,10 @@ mod tests {
     #[test]
     fn a_load_is_three_numbers() {
         let load = "4x1000x128".parse::<Load>().unwrap();
-        assert_eq!(load, Load { producers: 4, batch: 1000, payload_bytes: 128 });
+        assert_eq!(load, Load { producers: 4, batch: 1000, payload_bytes: 128, is_keyed: false });
         assert_eq!(load.to_string(), "4 producers, batches of 1000 x 128 B");
         assert_eq!("1x1x9".parse::<Load>().unwrap().to_string(), "1 producer, 9 B");
+        assert_eq!(load.keyed().to_string(), "4 producers, batches of 1000 x 16 B + 128 B");
         for wrong in ["", "1x1", "1x1x1x1", "1x1xb", "0x1x1", "1x0x1", "1x1x0", "1x100000x1024"] {
             assert!(wrong.parse::<Load>().is_err(), "{wrong}");
         }

@@ -72,7 +72,13 @@ struct Row {
 
 impl Report {
     /// The report of these results.
-    pub(crate) fn of(args: &Args, contestants: &[&Contestant], place: &Place, results: Results) -> Report {
+    pub(crate) fn of(
+        args: &Args,
+        loads: &[Load],
+        contestants: &[&Contestant],
+        place: &Place,
+        results: Results,
+    ) -> Report {
         let environment = Environment {
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
@@ -87,7 +93,7 @@ impl Report {
             version: (engine.version)(),
             durability: engine.durability,
         };
-        let loads = args.loads.iter().zip(&results.turns).map(|(load, turns)| Table::of(*load, contestants, turns));
+        let loads = loads.iter().zip(&results.turns).map(|(load, turns)| Table::of(*load, contestants, turns));
         Report { environment, engines: contestants.iter().map(describe).collect(), loads: loads.collect() }
     }
 

@@ -34,12 +34,12 @@ pub(crate) struct Results {
 }
 
 /// Runs all rounds.
-pub(crate) fn run(args: &Args, contestants: &[&Contestant], place: &Place) -> Result<Results> {
+pub(crate) fn run(args: &Args, loads: &[Load], contestants: &[&Contestant], place: &Place) -> Result<Results> {
     let mut floor = Floor::prepare(&place.make_dir("floor")?)?;
     let mut results = Results { turns: Vec::new(), floor_is_direct: floor.is_direct() };
-    results.turns.resize_with(args.loads.len(), Vec::new);
+    results.turns.resize_with(loads.len(), Vec::new);
     for round in 0..args.rounds as usize {
-        for (number, (load, turns)) in args.loads.iter().zip(&mut results.turns).enumerate() {
+        for (number, (load, turns)) in loads.iter().zip(&mut results.turns).enumerate() {
             eprintln!("round {} of {}: {load}", round + 1, args.rounds);
             let order = rotated(contestants.len(), round + number);
             turns.push(turn(contestants, &order, place, load, args.seconds, &mut floor)?);

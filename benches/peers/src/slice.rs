@@ -11,11 +11,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::engine::{Contestant, Engine};
-use crate::load::{Load, Payloads};
+use crate::load::Load;
 use crate::place::Place;
 
 /// Share of the time before the counting starts, in which the loop fills and the engine adapts.
@@ -99,10 +100,10 @@ fn drive(engine: &dyn Engine, place: &Place, load: &Load, time: Duration) -> Res
         let (start, begin) = (&start, &begin);
         let produce = |producer| {
             move || {
-                let payloads = Payloads::new(producer, load.payload_bytes);
+                let source = load.source(producer);
                 start.wait();
                 let window = *begin.get_or_init(|| Window::starting_now(time));
-                run_producer(engine, load, producer, payloads, window)
+                run_producer(engine, load, producer, source, window)
             }
         };
         let producers = (0..load.producers).map(|producer| scope.spawn(produce(producer))).collect::<Vec<_>>();
@@ -126,10 +127,16 @@ impl Window {
     }
 }
 
-fn run_producer(engine: &dyn Engine, load: &Load, producer: usize, from: Payloads, window: Window) -> Result<Seen> {
-    let (mut payloads, mut seen, mut now) = (from, Seen::default(), Instant::now());
+fn run_producer(
+    engine: &dyn Engine,
+    load: &Load,
+    producer: usize,
+    mut next: impl FnMut() -> Bytes,
+    window: Window,
+) -> Result<Seen> {
+    let (mut seen, mut now) = (Seen::default(), Instant::now());
     while now < window.deadline {
-        let call = (0..load.batch).map(|_| payloads.make()).collect::<Vec<_>>();
+        let call = (0..load.batch).map(|_| next()).collect::<Vec<_>>();
         let before = Instant::now();
         append(engine, producer, call)?;
         now = Instant::now();
@@ -141,7 +148,7 @@ fn run_producer(engine: &dyn Engine, load: &Load, producer: usize, from: Payload
     Ok(seen)
 }
 
-fn append(engine: &dyn Engine, producer: usize, mut call: Vec<bytes::Bytes>) -> Result<()> {
+fn append(engine: &dyn Engine, producer: usize, mut call: Vec<Bytes>) -> Result<()> {
     match call.len() {
         1 => call.pop().map_or(Ok(()), |payload| engine.append(producer, payload)),
         _ => engine.append_batch(producer, call),
@@ -168,8 +175,6 @@ fn cpu_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
-
-    use bytes::Bytes;
 
     use super::*;
 
@@ -199,7 +204,7 @@ mod tests {
         let contestant = Contestant { name: "counter", version: String::new, durability: "none", open };
         let dir = tempfile::tempdir().unwrap();
         let place = Place::make(dir.path()).unwrap();
-        let load = Load { producers: 2, batch: 3, payload_bytes: 10 };
+        let load = Load { producers: 2, batch: 3, payload_bytes: 10, is_keyed: false };
         run(&contestant, &place, dir.path(), &load, Duration::from_millis(100))
     }
 

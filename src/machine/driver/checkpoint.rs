@@ -15,6 +15,7 @@ use super::error::DriverError;
 use super::inside::Inside;
 use super::shared::Shared;
 use crate::machine::{StateImage, StateMachine};
+use crate::plant::{self, StackPlant, planted};
 use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -42,7 +43,11 @@ pub(super) fn start_keeper<M: StateMachine>(
 ) -> crate::Result<JoinHandle<()>> {
     let keeper = Keeper { shared: shared.clone(), inbox, patience: None };
     let name = format!("{}-keeper", shared.config.log.thread_name);
-    let spawned = thread::Builder::new().name(name).spawn(move || keeper.run());
+    let carried = plant::carried();
+    let spawned = thread::Builder::new().name(name).spawn(move || {
+        carried.take_root();
+        keeper.run();
+    });
     spawned.map_err(crate::Error::io("start the thread that takes snapshots for", shared.directory()))
 }
 
@@ -197,9 +202,8 @@ impl<M: StateMachine> Shared<M> {
     }
 
     fn take_checkpoint(&self) -> Outcome<M> {
-        // A snapshot is never ahead of what the log has for sure, and a log that takes nothing more is told of before
-        // the work is done.
-        self.log.sync()?;
+        // A log that takes nothing more is told of before the work is done.
+        self.make_durable()?;
         self.apply_acknowledged();
         let base = self.base();
         let is_newest = base.index == self.last_applied.load(Ordering::Acquire);
@@ -211,9 +215,17 @@ impl<M: StateMachine> Shared<M> {
         Ok(snapshot)
     }
 
+    /// A snapshot is never ahead of what the log has for sure, or after a crash the log would have to leave out what older
+    /// snapshots need.
+    fn make_durable(&self) -> crate::Result<()> {
+        if planted(StackPlant::ImageAheadOfLog) { Ok(()) } else { self.log.sync().map(drop) }
+    }
+
     /// Makes a snapshot of the machine as it is now.
     fn publish(&self) -> Outcome<M> {
         let (image, index, bytes) = self.image()?;
+        // Others may have been answered since the last time.
+        self.make_durable()?;
         let term = if index == 0 { 0 } else { self.log.term(index)? };
         let mut writer = self.snapshots.writer(index, term, M::KIND)?;
         let written = image.write_to(&mut Stoppable { sink: &mut writer, is_stopping: &self.is_stopping });
@@ -223,6 +235,9 @@ impl<M: StateMachine> Shared<M> {
             true => DriverError::Stopped,
             false => told(error).into(),
         })?;
+        if planted(StackPlant::CompactedBeforePublished) {
+            self.log.compact_to(index, term)?;
+        }
         let snapshot = writer.publish()?;
         let Snapshot { id, raw_bytes, stored_bytes, .. } = &snapshot;
         tracing::info!(%id, raw_bytes, stored_bytes, "took a snapshot");
@@ -245,7 +260,10 @@ impl<M: StateMachine> Shared<M> {
 
     /// Drops what a published snapshot made unnecessary: entries of the log, then older snapshots.
     fn compact(&self, newest: SnapshotId) -> Result<(), DriverError<M::Error>> {
-        let until = self.reach(newest)?;
+        let mut until = self.reach(newest)?;
+        if planted(StackPlant::CompactedPastSnapshot) {
+            until.index = self.last_applied.load(Ordering::Acquire).min(until.index + 1);
+        }
         if until.index > self.log.state().compacted.map_or(0, |(index, _)| index) {
             self.log.compact_to(until.index, until.term)?;
         }

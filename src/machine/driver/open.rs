@@ -21,6 +21,7 @@ use super::report::DriverReport;
 use crate::disk::Disk;
 use crate::log::{Batch, Log};
 use crate::machine::{StateImage, StateMachine};
+use crate::plant::{StackPlant, planted};
 use crate::snapshot::{FileSnapshots, Snapshot, SnapshotError, SnapshotId};
 
 /// The key of the log's hard state that says whose commands its entries are.
@@ -70,6 +71,12 @@ fn tell(disk: &Arc<dyn Disk>, report: &DriverReport) {
 
 /// Applies what the log has after what was applied.
 fn replay<M: StateMachine>(log: &Log, state: &mut State<M>) -> Result<u64, M> {
+    if planted(StackPlant::ReplayedOneTooMany) && log.state().first <= state.last_applied {
+        state.last_applied -= 1;
+    }
+    if planted(StackPlant::ReplayedOneTooFew) && log.state().last.is_some_and(|(last, _)| last > state.last_applied) {
+        state.last_applied += 1;
+    }
     let start = state.last_applied + 1;
     let end = log.state().last.map_or(start, |(last, _)| last + 1);
     for chunk in Chunks::<M>::new(log, start..end) {
@@ -186,7 +193,7 @@ impl<M: StateMachine> Opening<'_, M> {
     fn fall_back(&mut self, newest: SnapshotId, older: Vec<SnapshotId>, error: SnapshotError) -> Result<Snapshot, M> {
         let mut reachable: Vec<SnapshotId> = older.into_iter().filter(|id| self.reaches(*id)).collect();
         let file = self.disk.path_of(&newest.file_name());
-        if !self.config.fall_back {
+        if !self.config.fall_back && !planted(StackPlant::OlderTakenSilently) {
             return Err(DriverError::Damaged { file, reachable: reachable.pop(), source: Box::new(error) });
         }
         let mut damaged = vec![newest];

@@ -1,4 +1,6 @@
 //! A key-value store as a state machine: ordered, any bytes as keys and values.
+//!
+//! What is applied is decided here; how it lies in memory is `map`'s business, how as bytes that of `command` and `state`.
 
 mod command;
 mod state;
@@ -15,6 +17,53 @@ use super::{StateImage, StateMachine};
 pub use command::{KvCommand, KvOp};
 
 /// An ordered map from bytes to bytes, driven by [`KvCommand`]s.
+///
+/// Reads need no command: [`get`](Self::get), [`range`](Self::range) and the rest look at the state as it is. A command
+/// that reads ([`KvCommand::Get`], [`KvCommand::Scan`]) has its place in the order of the log.
+///
+/// ```
+/// use ringwal::machine::{KvCommand, KvOp, KvResponse, KvStateMachine};
+/// use ringwal::{StateImage, StateMachine};
+///
+/// # /// These futures are ready at once.
+/// # fn block_on<F: Future>(future: F) -> F::Output {
+/// #     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+/// #     match std::pin::pin!(future).poll(&mut context) {
+/// #         std::task::Poll::Ready(value) => value,
+/// #         std::task::Poll::Pending => unreachable!(),
+/// #     }
+/// # }
+/// let mut kv = KvStateMachine::new();
+/// block_on(kv.apply(KvCommand::Set { key: "apple".into(), value: "red".into() }))?;
+/// let image = kv.image();
+///
+/// let ops = vec![
+///     KvOp::Put { key: "banana".into(), value: "yellow".into() },
+///     KvOp::Delete { key: "apple".into() },
+/// ];
+/// assert_eq!(block_on(kv.apply(KvCommand::Batch(ops)))?, KvResponse::Done); // all or nothing
+/// let swap = KvCommand::CompareAndSet { key: "banana".into(), expected: None, new: Some("green".into()) };
+/// assert_eq!(block_on(kv.apply(swap))?, KvResponse::Differs(Some("yellow".into())));
+///
+/// assert_eq!(kv.range("a".."c").count(), 1);
+/// assert_eq!(image.get(b"apple").unwrap(), "red"); // the image shows its moment
+///
+/// let mut state = Vec::new();
+/// image.write_to(&mut state)?;
+/// block_on(kv.set_state(&state))?;
+/// assert_eq!(kv.get(b"apple").unwrap(), "red");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Memory and images
+///
+/// A record of a 16-byte key and a 100-byte value takes about 185 bytes in all, fewer where keys come in order or from a
+/// snapshot. [`image`](StateMachine::image) takes a microsecond whatever the size. While it lives, memory grows by what is
+/// written meanwhile and little more: for such records, below twice the bytes of the keys and values rewritten. When it
+/// ends, the machine does nothing at that moment: an image that is written frees what only it needed on the way, and the
+/// rest goes with the writes that follow, a leaf or two at a time.
+///
+/// Keys and values are copied when they are applied: none keeps the log's buffer that it came in.
 #[derive(Debug, Default)]
 pub struct KvStateMachine {
     map: Map,
@@ -288,6 +337,6 @@ impl KvImage {
 
 impl StateImage for KvImage {
     fn write_to(self, sink: &mut dyn Write) -> io::Result<()> {
-        state::write(self.image.entries(), sink)
+        state::write(self.image, sink)
     }
 }

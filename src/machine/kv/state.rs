@@ -17,7 +17,7 @@ use std::io::{self, BufReader, Read, Write};
 
 use crate::machine::codec::{number_at, put_number};
 use crate::machine::error::StateError;
-use crate::machine::map::{Builder, Entries, Map};
+use crate::machine::map::{Builder, Image, KEY_BYTES_MAX, Map};
 
 /// How a state begins.
 const MAGIC: [u8; 4] = *b"RWKV";
@@ -28,30 +28,33 @@ const HEAD_BYTES: usize = 21;
 /// What is written and read at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Writes the entries of a map.
-pub(crate) fn write(entries: &Entries, sink: &mut dyn Write) -> io::Result<()> {
+/// Writes what an image shows.
+pub(crate) fn write(image: Image, sink: &mut dyn Write) -> io::Result<()> {
     let mut piece = Vec::with_capacity(PIECE_BYTES);
     piece.extend_from_slice(&MAGIC);
     piece.push(VERSION);
-    piece.extend_from_slice(&entries.len().to_le_bytes());
-    piece.extend_from_slice(&entries.bytes().to_le_bytes());
-    for (key, value) in entries.iter() {
+    piece.extend_from_slice(&image.entries().len().to_le_bytes());
+    piece.extend_from_slice(&image.entries().bytes().to_le_bytes());
+    image.drain(|key, value| {
         put_number(&mut piece, key.len() as u64);
         put_number(&mut piece, value.len() as u64);
-        for part in [key, value] {
-            // A large value goes past the piece.
-            if piece.len() + part.len() > PIECE_BYTES {
-                sink.write_all(&piece)?;
-                piece.clear();
-            }
-            if part.len() > PIECE_BYTES {
-                sink.write_all(part)?;
-            } else {
-                piece.extend_from_slice(part);
-            }
-        }
-    }
+        put(&mut piece, key, sink)?;
+        put(&mut piece, value, sink)
+    })?;
     sink.write_all(&piece)
+}
+
+/// Appends to a piece, which goes to the sink when it is full. What is larger than a piece is not copied.
+fn put(piece: &mut Vec<u8>, string: &[u8], sink: &mut dyn Write) -> io::Result<()> {
+    if piece.len() + string.len() > PIECE_BYTES {
+        sink.write_all(piece)?;
+        piece.clear();
+    }
+    if string.len() > PIECE_BYTES {
+        return sink.write_all(string);
+    }
+    piece.extend_from_slice(string);
+    Ok(())
 }
 
 /// Reads a map from a source that ends with it.
@@ -65,6 +68,9 @@ pub(crate) fn read(source: &mut (dyn Read + Send), kind: &'static str) -> Result
         let (key_bytes, value_bytes) = (source.number()?, source.number()?);
         let together = key_bytes.checked_add(value_bytes).filter(|&together| together <= left);
         left -= together.ok_or(source.damaged("a record is longer than what is left"))?;
+        if key_bytes > KEY_BYTES_MAX as u64 {
+            return Err(source.damaged("a key is longer than any can be"));
+        }
         source.fill(&mut key, key_bytes)?;
         if last.as_ref().is_some_and(|last| *last >= key) {
             return Err(source.damaged("keys do not ascend"));

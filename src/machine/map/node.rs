@@ -129,6 +129,21 @@ impl Node {
         }
     }
 
+    /// Visits all entries in order, and frees what is held nowhere else.
+    pub(super) fn drain<E>(self, visit: &mut impl FnMut(&[u8], &[u8]) -> Result<(), E>) -> Result<(), E> {
+        let Node::Inner(mut inner) = self else {
+            return self.records().map(Record::entry).try_for_each(|(key, value)| visit(key, value));
+        };
+        for at in 0..inner.len() {
+            let child = match Arc::get_mut(&mut inner) {
+                Some(inner) => inner.children[at].take(),
+                None => inner.child(at).cloned(),
+            };
+            child.map_or(Ok(()), |child| child.drain(visit))?;
+        }
+        Ok(())
+    }
+
     /// Makes a leaf with a patch a plain one, in place, if no image holds it any more. Whether it did.
     pub(super) fn fold(&mut self) -> bool {
         let Node::Patched(patched) = self else { return false };

@@ -99,6 +99,8 @@ enum Step {
     /// An image of the same moment as another.
     CloneImage(usize),
     DropImage(usize),
+    /// Writes it out, which ends it.
+    DrainImage(usize),
     /// Reads a range of the map and of an image.
     Range(u32, u32),
     /// Builds the map anew from its entries.
@@ -114,6 +116,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Image),
         1 => any::<usize>().prop_map(Step::CloneImage),
         3 => any::<usize>().prop_map(Step::DropImage),
+        2 => any::<usize>().prop_map(Step::DrainImage),
         2 => (0..20_000u32, 0..20_000u32).prop_map(|(from, to)| Step::Range(from, to)),
         1 => Just(Step::Rebuild),
     ]
@@ -169,11 +172,24 @@ impl History {
                 self.images.push(self.images[nth % self.images.len()].clone());
             }
             Step::DropImage(nth) if !self.images.is_empty() => _ = self.images.swap_remove(nth % self.images.len()),
+            Step::DrainImage(nth) if !self.images.is_empty() => self.drain(nth % self.images.len()),
             Step::Range(from, to) => self.range(from, to),
             Step::Rebuild => self.rebuild(),
-            Step::CloneImage(_) | Step::DropImage(_) => (),
+            Step::CloneImage(_) | Step::DropImage(_) | Step::DrainImage(_) => (),
         }
         assert_eq!(check(self.map.entries()).patched, self.map.patched);
+    }
+
+    /// Visits everything that an image shows, and ends it.
+    fn drain(&mut self, nth: usize) {
+        let (image, model) = self.images.swap_remove(nth);
+        let mut expected = model.iter();
+        let visit = |key: &[u8], value: &[u8]| match expected.next() {
+            Some((this, that)) if (&this[..], &that[..]) == (key, value) => Ok(()),
+            other => Err(format!("{key:?} and not {other:?}")),
+        };
+        image.drain(visit).unwrap();
+        assert!(expected.next().is_none());
     }
 
     fn compare(&self) {

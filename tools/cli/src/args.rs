@@ -12,9 +12,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::suite::child;
 use crate::engine::{Durability, IoChoice, Wait};
+use crate::kv::args::KvArgs;
+use crate::snapshot::args::SnapshotArgs;
 use crate::torture::kill9::victim;
 
-/// Measure, torture and inspect ringwal logs.
+/// Measure, torture and inspect ringwal logs, and keep a key-value store on one.
 #[derive(Debug, Parser)]
 #[command(name = "ringwal", version, max_term_width = 120)]
 pub(crate) struct Cli {
@@ -31,12 +33,19 @@ pub(crate) enum Command {
     Torture(TortureArgs),
     /// Show what a log's directory holds; writes nothing
     Inspect(InspectArgs),
+    /// A durable key-value store: get, set, delete, scan, load and export
+    Kv(KvArgs),
+    /// The snapshots that a store's log stands on: take, list, verify, print and delete them
+    Snapshot(SnapshotArgs),
     /// Open a log and tell what that took, for the suite
     #[command(hide = true, name = child::OPEN)]
     SuiteOpen(ChildArgs),
     /// Append to a log until killed, for the suite
     #[command(hide = true, name = child::APPEND)]
     SuiteAppend(ChildArgs),
+    /// Take snapshots of a store beside its writers and tell what they felt, for the suite
+    #[command(hide = true, name = child::SNAPSHOTS)]
+    SuiteSnapshots(ChildArgs),
     /// Write to a log until killed, for torture
     #[command(hide = true, name = victim::COMMAND)]
     TortureVictim(VictimArgs),
@@ -199,7 +208,7 @@ impl From<IoModeArg> for IoChoice {
     }
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     match text.parse::<ByteSize>() {
         Ok(ByteSize(0)) => Err("a size above zero is needed".into()),
         Ok(ByteSize(bytes)) => Ok(bytes),

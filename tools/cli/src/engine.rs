@@ -13,8 +13,8 @@ use hdrhistogram::Histogram;
 pub(crate) use ringwal::disk::AlignedBuf;
 pub(crate) use ringwal::sim::{Rng, Summary, Violation, explore_until};
 pub(crate) use ringwal::{
-    Batch, Config, Durability, Error, IoChoice, Log, LogEntry, LogState, Pending, RecoveryReport, SegmentInfo,
-    SegmentRole, Verify, Wait,
+    Batch, Config, DriverConfig, Durability, Error, FileSnapshots, IoChoice, KvOp, KvStore, Log, LogEntry, LogState,
+    Pending, RecoveryReport, SegmentInfo, SegmentRole, Snapshot, SnapshotOptions, Verify, Wait,
 };
 
 /// A log that is being measured. Clones share it.

@@ -2,8 +2,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
-static ASKED: AtomicBool = AtomicBool::new(false);
+use signal_hook::consts::SIGTERM;
+use signal_hook::flag;
+
+static ASKED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// The error of a job that was asked to stop.
 #[derive(Debug)]
@@ -24,6 +28,15 @@ pub(crate) fn listen() {
             std::process::exit(130);
         }
     });
+    drop(installed);
+}
+
+/// Starts to listen to SIGTERM as well, which is how supervisors ask: for jobs that have something to say when they stop.
+pub(crate) fn listen_to_supervisors() {
+    const EXIT_CODE: i32 = 130;
+    // In this order: the second one finds what the first one left.
+    let installed = flag::register_conditional_shutdown(SIGTERM, EXIT_CODE, ASKED.clone())
+        .and_then(|_| flag::register(SIGTERM, ASKED.clone()));
     drop(installed);
 }
 

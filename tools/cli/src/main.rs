@@ -1,16 +1,19 @@
 //! The `ringwal` command-line tool: measures logs, tries to break them, and shows what they hold.
 //!
 //! Exit codes: 0 done; 1 the job failed or the check after it did; 2 the command line was not understood; 3 torture saw
-//! a broken promise; 130 interrupted. Results go to standard output, progress and errors to standard error: one line per
+//! a broken promise, or something is damaged; 4 to 6: see `failure`; 130 interrupted. Results go to standard output, progress and errors to standard error: one line per
 //! error, but a broken promise is told with all that led to it.
 
 mod args;
 mod bench;
 mod engine;
+mod failure;
 mod inspect;
 mod interrupt;
+mod kv;
 mod output;
 mod progress;
+mod snapshot;
 mod text;
 mod torture;
 
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
 /// Tells what went wrong, and gives it its exit code.
 fn fail(error: &anyhow::Error) -> ExitCode {
     if error.is::<interrupt::Interrupted>() {
-        eprintln!("ringwal: interrupted");
+        eprintln!("ringwal: {}", text::one_line(&format!("{error:#}")));
         return ExitCode::from(130);
     }
     if let Some(broken) = error.downcast_ref::<torture::Broken>() {
@@ -44,7 +47,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(3);
     }
     eprintln!("ringwal: {}", text::one_line(&format!("{error:#}")));
-    ExitCode::FAILURE
+    ExitCode::from(failure::exit_code(error))
 }
 
 fn run(command: Command) -> Result<()> {
@@ -52,9 +55,12 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Torture(args) => torture::run(&args),
         Command::Inspect(args) => inspect::run(&args.dir),
+        Command::Kv(args) => kv::run(&args),
+        Command::Snapshot(args) => snapshot::run(&args),
         Command::TortureVictim(args) => torture::kill9::victim::run(&args),
         Command::SuiteOpen(args) => bench::suite::child::open(&args),
         Command::SuiteAppend(args) => bench::suite::child::append(&args),
+        Command::SuiteSnapshots(args) => bench::suite::snapshot::latency::measure(&args),
     }
 }
 

@@ -21,17 +21,19 @@ use crate::engine::{Contestant, Engine};
 use crate::load::Load;
 use crate::versions;
 
-pub(crate) const CONTESTANT: Contestant = Contestant {
-    name: "rocksdb",
-    version: || format!("{} (librocksdb-sys {})", versions::of("rocksdb"), versions::of("librocksdb-sys")),
-    durability: "WriteOptions::sync = true: fdatasync of the log before the ack, shared by a write group",
-    open,
-};
+pub(crate) const CONTESTANT: Contestant = Contestant { name: "rocksdb", version, durability: DURABILITY, open };
+
+pub(crate) const DURABILITY: &str =
+    "WriteOptions::sync = true: fdatasync of the log before the ack, shared by a write group";
 
 const MEMTABLE_BYTES: usize = 1 << 30;
 const WARM_UP_LOG_BYTES: usize = 192 << 20;
 const WARM_UP_RECORD_BYTES: usize = 1 << 20;
 const WARM_UP_KEY: &[u8] = b"warm-up";
+
+pub(crate) fn version() -> String {
+    format!("{} (librocksdb-sys {})", versions::of("rocksdb"), versions::of("librocksdb-sys"))
+}
 
 struct RocksDb {
     db: DB,
@@ -51,6 +53,13 @@ fn options(is_pipelined: bool) -> Options {
 }
 
 fn open(dir: &Path, load: &Load) -> Result<Box<dyn Engine>> {
+    let (db, durable) = open_warm(dir, load)?;
+    let next_numbers = (0..load.producers).map(|_| AtomicU64::new(0)).collect();
+    Ok(Box::new(RocksDb { db, dir: dir.to_path_buf(), durable, next_numbers }))
+}
+
+/// A new database whose next log is a recycled one, and what makes its writes durable.
+pub(crate) fn open_warm(dir: &Path, load: &Load) -> Result<(DB, WriteOptions)> {
     let db = DB::open(&options(load.batch > 1), dir)?;
     for _ in 0..2 {
         fill_log(&db)?;
@@ -58,8 +67,12 @@ fn open(dir: &Path, load: &Load) -> Result<Box<dyn Engine>> {
     db.delete(WARM_UP_KEY)?;
     let mut durable = WriteOptions::default();
     durable.set_sync(true);
-    let next_numbers = (0..load.producers).map(|_| AtomicU64::new(0)).collect();
-    Ok(Box::new(RocksDb { db, dir: dir.to_path_buf(), durable, next_numbers }))
+    Ok((db, durable))
+}
+
+/// The database as it was left.
+pub(crate) fn open_again(dir: &Path) -> Result<DB> {
+    Ok(DB::open(&options(false), dir)?)
 }
 
 fn fill_log(db: &DB) -> Result<()> {
@@ -98,7 +111,7 @@ impl Engine for RocksDb {
 
     fn close_and_count(self: Box<Self>) -> Result<u64> {
         drop(self.db);
-        let db = DB::open(&options(false), &self.dir)?;
+        let db = open_again(&self.dir)?;
         let mut count = 0;
         for item in db.iterator(IteratorMode::Start) {
             item?;

@@ -17,19 +17,20 @@ use crate::engine::{Contestant, Engine};
 use crate::load::Load;
 use crate::versions;
 
-pub(crate) const CONTESTANT: Contestant = Contestant {
-    name: "sqlite",
-    version: || format!("{} (rusqlite {})", rusqlite::version(), versions::of("rusqlite")),
-    durability: match option_env!("LIBSQLITE3_FLAGS") {
-        Some(_) => "WAL mode, synchronous = FULL: fdatasync of the WAL at each commit",
-        None => "WAL mode, synchronous = FULL, built without the flag for fdatasync: fsync of the WAL at each commit",
-    },
-    open,
+pub(crate) const CONTESTANT: Contestant = Contestant { name: "sqlite", version, durability: DURABILITY, open };
+
+pub(crate) const DURABILITY: &str = match option_env!("LIBSQLITE3_FLAGS") {
+    Some(_) => "WAL mode, synchronous = FULL: fdatasync of the WAL at each commit",
+    None => "WAL mode, synchronous = FULL, built without the flag for fdatasync: fsync of the WAL at each commit",
 };
 
 const PAGE_BYTES: u32 = 4096;
 const CHECKPOINT_PAGES: u32 = (64 << 20) / PAGE_BYTES;
 const INSERT: &str = "INSERT INTO log (payload) VALUES (?1)";
+
+pub(crate) fn version() -> String {
+    format!("{} (rusqlite {})", rusqlite::version(), versions::of("rusqlite"))
+}
 
 struct Sqlite {
     connection: Mutex<Connection>,
@@ -39,15 +40,13 @@ struct Sqlite {
 fn open(dir: &Path, _: &Load) -> Result<Box<dyn Engine>> {
     let path = dir.join("log.sqlite");
     let connection = connect(&path)?;
-    connection.execute_batch(
-        "CREATE TABLE log (number INTEGER PRIMARY KEY, payload BLOB NOT NULL);
-         CREATE TABLE warm_up (payload BLOB NOT NULL);",
-    )?;
+    connection.execute_batch("CREATE TABLE log (number INTEGER PRIMARY KEY, payload BLOB NOT NULL)")?;
     fill_wal(&connection)?;
     Ok(Box::new(Sqlite { connection: Mutex::new(connection), path }))
 }
 
-fn connect(path: &Path) -> Result<Connection> {
+/// The database in this file, with the settings of all.
+pub(crate) fn connect(path: &Path) -> Result<Connection> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "page_size", PAGE_BYTES)?;
@@ -58,8 +57,9 @@ fn connect(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// The WAL keeps its length over checkpoints.
-fn fill_wal(connection: &Connection) -> Result<()> {
+/// Writes the blocks of the WAL, which keeps its length over checkpoints.
+pub(crate) fn fill_wal(connection: &Connection) -> Result<()> {
+    connection.execute_batch("CREATE TABLE warm_up (payload BLOB NOT NULL)")?;
     let pages = CHECKPOINT_PAGES.saturating_sub(64);
     connection.execute("INSERT INTO warm_up VALUES (zeroblob(?1))", [pages * PAGE_BYTES])?;
     connection.execute("DELETE FROM warm_up", [])?;

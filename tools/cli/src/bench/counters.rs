@@ -19,8 +19,17 @@ pub(crate) fn cpu_time() -> Duration {
 
 /// The most memory this process held so far, in bytes.
 pub(crate) fn peak_rss_bytes() -> Option<u64> {
+    status_bytes("VmHWM:")
+}
+
+/// The memory this process holds now, in bytes.
+pub(crate) fn rss_bytes() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?;
     Some(kib * 1024)
 }
@@ -192,7 +201,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_memory_and_time() {
-        assert!(peak_rss_bytes().unwrap() > 100_000);
+        assert!(peak_rss_bytes().unwrap() > 100_000 && rss_bytes().unwrap() > 100_000);
         let before = cpu_time();
         while cpu_time() == before {}
     }

@@ -16,7 +16,7 @@ use crate::engine::{Durability, Wait};
 use crate::text::value;
 
 /// Where the memory file system is, on nearly every Linux.
-const TMPFS: &str = "/dev/shm";
+pub(crate) const TMPFS: &str = "/dev/shm";
 /// What a log in memory may need: it has no slow disk that keeps it small.
 const TMPFS_FREE_BYTES: u64 = 6 << 30;
 
@@ -150,7 +150,7 @@ pub(crate) fn base(args: &BenchArgs) -> BenchArgs {
 }
 
 /// A directory that is not there yet on the memory file system at `mount`, or why not.
-fn memory_dir(mount: &Path) -> Result<PathBuf, String> {
+pub(crate) fn memory_dir(mount: &Path) -> Result<PathBuf, String> {
     if fs::metadata(mount).is_err() || counters::file_system(mount) != "tmpfs" {
         return Err(format!("{} is no tmpfs", mount.display()));
     }

@@ -1,8 +1,8 @@
-//! What the suite runs in processes of their own: an open whose time and memory are its own, and an append that is to
-//! be killed.
+//! What the suite runs in processes of their own: an open whose time and memory are its own, an append that is to be
+//! killed, and snapshots beside writers, whose memory is their own.
 //!
-//! They are this very program with a command that its help does not show. An open tells what it found in one line of
-//! JSON; an append tells the last index it saw acknowledged, in lines of decimal digits.
+//! They are this very program with a command that its help does not show. An open, and whoever takes snapshots, tells
+//! what it found in one line of JSON; an append tells the last index it saw acknowledged, in lines of decimal digits.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write as _};
@@ -18,12 +18,14 @@ use crate::args::ChildArgs;
 use crate::bench::counters;
 use crate::bench::payload::Payloads;
 use crate::bench::suite::fill::{WINDOW, batch_entries};
+use crate::bench::suite::snapshot::latency::Measured;
 use crate::engine::{Batch, Config, SegmentInfo, SegmentRole, Target};
 use crate::interrupt;
 use crate::text::print;
 
 pub(crate) const OPEN: &str = "suite-open";
 pub(crate) const APPEND: &str = "suite-append";
+pub(crate) const SNAPSHOTS: &str = "suite-snapshots";
 
 /// How long an appending child may take to get as far as it is wanted.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,7 +70,8 @@ pub(crate) fn open(args: &ChildArgs) -> Result<()> {
     Ok(print(&(serde_json::to_string(&opened)? + "\n"))?)
 }
 
-fn config(args: &ChildArgs) -> Config {
+/// The log's settings in every such process.
+pub(crate) fn config(args: &ChildArgs) -> Config {
     Config::default().io(args.io_mode.into())
 }
 
@@ -106,6 +109,13 @@ pub(crate) fn run_open(args: &ChildArgs) -> Result<Opened> {
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "the process that opens the log failed: {errors}");
     serde_json::from_slice(&output.stdout).context("the process that opens the log told nothing")
+}
+
+/// Takes snapshots of a store beside its writers in another process, which shows what goes on.
+pub(crate) fn run_snapshots(args: &ChildArgs) -> Result<Measured> {
+    let output = command(SNAPSHOTS, args)?.stderr(Stdio::inherit()).output().context("cannot start another process")?;
+    ensure!(output.status.success(), "the process that takes snapshots failed: {}", output.status);
+    serde_json::from_slice(&output.stdout).context("the process that takes snapshots told nothing")
 }
 
 /// Appends in another process until index `goal_index` is acknowledged, then kills it at once; the last index that it

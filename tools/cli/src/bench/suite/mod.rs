@@ -3,6 +3,7 @@
 //! - `row`: what a row is, and which ones were asked for
 //! - `append`: the rows that are ordinary benches; `rolling`, with `windows`: segments that end
 //! - `get`, `scan`, `open`: reading and opening; `fill`: the logs for that; `child`: processes of their own
+//! - `snapshot`: snapshots beside writers, and beside the `zstd` tool
 //! - `table`: what is shown
 //!
 //! Every row works in a directory of its own, which is gone before the next one starts. A missed bar is a result; a row
@@ -16,6 +17,7 @@ mod open;
 mod rolling;
 mod row;
 mod scan;
+pub(crate) mod snapshot;
 mod table;
 mod windows;
 
@@ -68,6 +70,7 @@ fn all_rows() -> Vec<Row> {
     rows.push(get::row());
     rows.extend(scan::rows());
     rows.extend(open::rows());
+    rows.extend(snapshot::rows());
     rows
 }
 

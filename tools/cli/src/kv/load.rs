@@ -1,0 +1,310 @@
+//! `ringwal kv load`: a file of lines into a store, several batches under way at once.
+//!
+//! One thread reads and understands lines; this one proposes batches, in the order of the file, and takes their
+//! acknowledgements in the same order. So what is durable at any moment is a prefix of the lines, and its length is what
+//! is told when the load stops, whatever stops it.
+//!
+//! Each batch is one entry of the log. A batch is proposed only once the one before has its index: a later line for the
+//! same key must win.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io::BufRead;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::task::Poll;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use ringwal::machine::{KvCommand, KvError, KvOp, KvResponse};
+use ringwal::{DriverConfig, DriverError};
+use serde::Serialize;
+
+use super::args::LoadArgs;
+use super::lines::{LineError, Lines, read_line};
+use super::store::{self, Store};
+use crate::failure::from_driver;
+use crate::interrupt;
+use crate::output;
+use crate::progress::Progress;
+use crate::text::{bytes, count, value};
+
+/// Bytes of the file after which a batch ends, at most: the log's frames are of this size.
+const BATCH_BYTES_MAX: u64 = 1 << 20;
+
+/// Batches that are read ahead.
+const READ_AHEAD: usize = 4;
+
+/// How often somebody who waits for the file looks whether to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What was done.
+#[derive(Debug, Serialize)]
+struct Loaded {
+    /// Lines of the file that are durable now, from the first on; those that were passed over are among them.
+    durable_lines: u64,
+    skipped_lines: u64,
+    loaded_lines: u64,
+    loaded_bytes: u64,
+    batches: u64,
+    seconds: f64,
+    lines_per_s: f64,
+    /// Keys in the store afterwards.
+    keys: u64,
+}
+
+impl Loaded {
+    fn table(&self) -> String {
+        let Loaded { loaded_lines, loaded_bytes, batches, seconds, lines_per_s, .. } = self;
+        let passed = match self.skipped_lines {
+            0 => String::new(),
+            lines => format!(" after {} that were passed over", count(lines)),
+        };
+        format!(
+            "loaded {} lines ({}) in {} batches in {} s, {} a second{passed}; the store has {} keys\n",
+            count(*loaded_lines),
+            bytes(*loaded_bytes),
+            count(*batches),
+            value(*seconds),
+            value(*lines_per_s),
+            count(self.keys),
+        )
+    }
+}
+
+/// Why a load stopped, and from where to go on.
+#[derive(Debug)]
+struct Stopped {
+    file: String,
+    durable_lines: u64,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (file, lines) = (&self.file, self.durable_lines);
+        write!(f, "the load of {file} stopped with the first {lines} lines durable; to go on, load it again ")?;
+        write!(f, "(lines that are there already are set to the same once more), or with --skip {lines}")
+    }
+}
+
+/// Loads the file.
+pub(crate) fn run(args: &LoadArgs) -> Result<()> {
+    interrupt::listen();
+    interrupt::listen_to_supervisors();
+    let json_file = output::open_json(args.json.as_deref())?;
+    let input = super::input(&args.file)?;
+    let store = store::open_or_make(&args.to, DriverConfig::default())?;
+    let mut load = Load::new(&store, args);
+    let outcome = load.run(input, args);
+    let (keys, durable_lines) = (store.read(|machine| machine.len()), load.durable_lines);
+    let loaded = load.loaded(keys);
+    drop(load);
+    let stopped = || Stopped { file: args.file.display().to_string(), durable_lines };
+    match (outcome, store::close(store)) {
+        (Ok(()), Ok(())) => output::publish(&loaded, || loaded.table(), args.json.as_deref(), json_file),
+        (Err(error), _) | (Ok(()), Err(error)) => Err(error.context(stopped().to_string())),
+    }
+}
+
+/// What the reading thread hands over.
+enum Read {
+    Batch(Lot),
+    Failed(LineError),
+    /// There are fewer lines than were to be passed over.
+    TooShort(u64),
+}
+
+/// The lines of one batch.
+#[derive(Default)]
+struct Lot {
+    operations: Vec<KvOp>,
+    /// Bytes of the file up to the end of these lines.
+    until_byte: u64,
+}
+
+type Answer = Result<KvResponse, DriverError<KvError>>;
+
+/// A batch that the log has taken in.
+struct UnderWay {
+    answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
+    /// Lines of the file up to the end of this batch.
+    until_line: u64,
+    until_byte: u64,
+}
+
+struct Load<'a> {
+    store: &'a Store,
+    under_way: VecDeque<UnderWay>,
+    under_way_max: usize,
+    started: Instant,
+    bar: Progress,
+    skipped_lines: u64,
+    proposed_lines: u64,
+    durable_lines: u64,
+    durable_bytes: u64,
+    batches: u64,
+}
+
+impl<'a> Load<'a> {
+    fn new(store: &'a Store, args: &LoadArgs) -> Load<'a> {
+        Load {
+            store,
+            under_way: VecDeque::new(),
+            under_way_max: args.in_flight as usize,
+            started: Instant::now(),
+            bar: Progress::start("load", size_of(&args.file)),
+            skipped_lines: args.skip,
+            proposed_lines: args.skip,
+            durable_lines: args.skip,
+            durable_bytes: 0,
+            batches: 0,
+        }
+    }
+
+    /// Loads everything, or as much as can be; what was read before a mistake is loaded too.
+    fn run(&mut self, input: Box<dyn BufRead + Send>, args: &LoadArgs) -> Result<()> {
+        let (sender, lots) = sync_channel(READ_AHEAD);
+        let size = LotSize { lines: args.batch as usize, bytes: self.batch_bytes() };
+        let skip = args.skip;
+        // Not waited for: standard input may never end.
+        thread::spawn(move || read(Lines::new(input), skip, &size, &sender));
+        let outcome = self.propose_all(&lots);
+        let settled = self.settle_down_to(0);
+        // The first cause is the one to tell.
+        outcome.and(settled)
+    }
+
+    /// A batch has to fit a segment, with room to spare.
+    fn batch_bytes(&self) -> u64 {
+        let segments = self.store.log().segments();
+        segments.iter().map(|segment| segment.bytes / 4).min().unwrap_or(BATCH_BYTES_MAX).min(BATCH_BYTES_MAX)
+    }
+
+    fn propose_all(&mut self, lots: &Receiver<Read>) -> Result<()> {
+        loop {
+            interrupt::check()?;
+            match lots.recv_timeout(LOOK_EVERY) {
+                Ok(Read::Batch(lot)) => self.propose(lot)?,
+                Ok(Read::Failed(error)) => return Err(error.into()),
+                Ok(Read::TooShort(lines)) => return Err(self.too_short(lines)),
+                // Nothing to do but to take what is done.
+                Err(RecvTimeoutError::Timeout) => self.settle_down_to(0)?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    fn too_short(&mut self, lines: u64) -> anyhow::Error {
+        let asked = self.skipped_lines;
+        self.durable_lines = 0;
+        anyhow!("the file has {lines} lines, and --skip {asked} was to pass over more: is it the same file?")
+    }
+
+    /// Proposes a batch, and waits for the oldest ones where too many are under way.
+    fn propose(&mut self, lot: Lot) -> Result<()> {
+        self.settle_down_to(self.under_way_max - 1)?;
+        self.proposed_lines += lot.operations.len() as u64;
+        let index = self.store.log().state().last.map_or(0, |(last, _)| last) + 1;
+        let mut answer: Pin<Box<dyn Future<Output = Answer> + Send>> =
+            Box::pin(self.store.propose_async(KvCommand::Batch(lot.operations)));
+        let early = pollster::block_on(poll_fn(|context| match answer.as_mut().poll(context) {
+            Poll::Ready(answer) => Poll::Ready(Some(answer)),
+            Poll::Pending if self.is_accepted(index) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }));
+        if let Some(early) = early {
+            answer = Box::pin(std::future::ready(early));
+        }
+        let (until_line, until_byte) = (self.proposed_lines, lot.until_byte);
+        self.under_way.push_back(UnderWay { answer, until_line, until_byte });
+        Ok(())
+    }
+
+    /// Whether the entry has its place in the log. Nobody else proposes.
+    fn is_accepted(&self, index: u64) -> bool {
+        self.store.log().state().last.is_some_and(|(last, _)| last >= index)
+    }
+
+    /// Waits for the oldest batches until no more than so many are under way.
+    fn settle_down_to(&mut self, left: usize) -> Result<()> {
+        while self.under_way.len() > left {
+            let Some(UnderWay { answer, until_line, until_byte }) = self.under_way.pop_front() else { break };
+            if let Err(error) = pollster::block_on(answer) {
+                // What comes after it may be durable all the same; it is not part of what can be counted on.
+                self.under_way.clear();
+                return Err(from_driver(error));
+            }
+            (self.durable_lines, self.durable_bytes) = (until_line, until_byte);
+            self.batches += 1;
+            let lines = self.durable_lines;
+            self.bar.at(until_byte, || format!("bytes, {} lines are durable", count(lines)));
+        }
+        Ok(())
+    }
+
+    fn loaded(&self, keys: u64) -> Loaded {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let loaded_lines = self.durable_lines.saturating_sub(self.skipped_lines);
+        Loaded {
+            durable_lines: self.durable_lines,
+            skipped_lines: self.skipped_lines,
+            loaded_lines,
+            loaded_bytes: self.durable_bytes,
+            batches: self.batches,
+            seconds,
+            lines_per_s: loaded_lines as f64 / seconds.max(f64::EPSILON),
+            keys,
+        }
+    }
+}
+
+/// Size of a file in bytes, where it has one.
+fn size_of(path: &Path) -> u64 {
+    path.metadata().ok().filter(|metadata| metadata.is_file()).map_or(0, |metadata| metadata.len())
+}
+
+/// With what a batch ends: the first of these that is reached.
+struct LotSize {
+    lines: usize,
+    bytes: u64,
+}
+
+/// Reads everything, batch by batch. Nobody left to take it is as good as the end.
+fn read(mut lines: Lines<Box<dyn BufRead + Send>>, skip: u64, size: &LotSize, sender: &SyncSender<Read>) {
+    match lines.skip(skip) {
+        Ok(skipped) if skipped == skip => (),
+        Ok(skipped) => return drop(sender.send(Read::TooShort(skipped))),
+        Err(error) => return drop(sender.send(Read::Failed(error))),
+    }
+    loop {
+        let (lot, failed) = read_lot(&mut lines, size);
+        let is_last = failed.is_some() || lot.operations.is_empty();
+        if !lot.operations.is_empty() && sender.send(Read::Batch(lot)).is_err() {
+            return;
+        }
+        if let Some(error) = failed {
+            return drop(sender.send(Read::Failed(error)));
+        }
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// The next lines, and why there are no more if that is a mistake.
+fn read_lot(lines: &mut Lines<Box<dyn BufRead + Send>>, size: &LotSize) -> (Lot, Option<LineError>) {
+    let start = lines.bytes();
+    let mut lot = Lot::default();
+    while lot.operations.len() < size.lines && lines.bytes() - start < size.bytes {
+        match lines.next(read_line) {
+            Ok(Some((key, value))) => lot.operations.push(KvOp::Put { key, value }),
+            Ok(None) => break,
+            Err(error) => return (lot, Some(error)),
+        }
+        lot.until_byte = lines.bytes();
+    }
+    (lot, None)
+}
