@@ -82,7 +82,7 @@
 //! | `segment` | segments on a disk: recovery, spares, reading | no |
 //! | `snapshot` | snapshots of a state machine, beside the log: [`FileSnapshots`] | its items |
 //! | `log` | the handle, the writer thread and its helper: [`Log`] | its items |
-//! | [`machine`] | what the entries mean: [`StateMachine`], a key-value store, a counter; and what drives them: [`Driver`] | yes |
+//! | [`machine`] | what the entries mean: [`StateMachine`] and two of them; what drives them: [`Driver`] | yes |
 //! | `store` | a durable key-value store: [`KvStore`] | its items |
 #![cfg_attr(
     any(test, feature = "sim"),

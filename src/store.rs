@@ -1,7 +1,7 @@
 //! A durable key-value store: [`KvStore`], and [`Storage`], the trait that it implements.
 //!
-//! Everything here is said in terms of a [`Driver`] of a [`KvStateMachine`]: writes are commands that it proposes, reads
-//! look at its machine in memory. Nothing here knows the log, snapshots or threads.
+//! Everything here is said in terms of a [`Driver`] of a [`KvStateMachine`]: writes are commands that it proposes,
+//! reads look at its machine in memory. Nothing here knows the log, snapshots or threads.
 
 use std::fmt;
 use std::future::{Future, ready};
@@ -33,13 +33,13 @@ const LENT_ENTRIES_MAX: usize = 1024;
 ///
 /// # Guarantees
 ///
-/// A write that was answered is durable, and whoever reads later sees it, from any thread. A batch is there as a whole or
-/// not at all, after a crash and for every reader.
+/// A write that was answered is durable, and whoever reads later sees it, from any thread. A batch is there as a whole
+/// or not at all, after a crash and for every reader.
 ///
 /// # Futures
 ///
-/// They are `Send` and need no reactor: any executor drives them. Those of reads are ready at once. A write whose future is
-/// dropped may or may not happen, but never in part. Implementers may write `async fn`.
+/// They are `Send` and need no reactor: any executor drives them. Those of reads are ready at once. A write whose
+/// future is dropped may or may not happen, but never in part. Implementers may write `async fn`.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -78,7 +78,8 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of the implementation: nothing was written, or, where it failed half way, that is for the next open to decide.
+    /// Those of the implementation: nothing was written, or, where it failed half way, that is for the next open to
+    /// decide.
     fn write(&self, key: &[u8], value: &[u8]) -> impl Future<Output = std::result::Result<(), Self::Error>> + Send;
 
     /// The value of a key; `None` where there is no such key.
@@ -102,8 +103,8 @@ pub trait Storage: Send + Sync {
     /// As [`write`](Self::write), for all of them.
     fn batch_write(&self, ops: Vec<KvOp>) -> impl Future<Output = std::result::Result<(), Self::Error>> + Send;
 
-    /// The entries from the key `start` up to, not including, the key `end`, in order, as they were at one moment. A range
-    /// that ends before it begins has none.
+    /// The entries from the key `start` up to, not including, the key `end`, in order, as they were at one moment. A
+    /// range that ends before it begins has none.
     ///
     /// All of them are in memory at once: ask for bounded ranges.
     ///
@@ -121,8 +122,8 @@ pub trait Storage: Send + Sync {
 /// A durable, ordered key-value store, whose keys and values are in memory as well.
 ///
 /// Writes are durable when they are answered, and many writers share each write to the disk. Reads never wait for the
-/// disk, and see everything that was answered before, to any thread. Clones share the store; when the last one goes, it is
-/// closed, as [`KvStore::close`] does with a report.
+/// disk, and see everything that was answered before, to any thread. Clones share the store; when the last one goes, it
+/// is closed, as [`KvStore::close`] does with a report.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -198,13 +199,14 @@ impl KvStore {
     }
 }
 
-/// Writing. Each call returns when what it wrote is durable, as the log's [`Durability`](crate::Durability) says, and can
-/// be read.
+/// Writing. Each call returns when what it wrote is durable, as the log's [`Durability`](crate::Durability) says, and
+/// can be read.
 ///
 /// # Errors
 ///
 /// [`DriverError::Refused`] for keys and values above the limits of [`KvStateMachine`]; else those of
-/// [`Driver::propose`], of which [`Error::TooLarge`](crate::Error::TooLarge) is for what does not fit a segment of the log.
+/// [`Driver::propose`], of which [`Error::TooLarge`](crate::Error::TooLarge) is for what does not fit a segment of the
+/// log.
 impl KvStore {
     /// Gives a key a value, in place of any that it has.
     ///
@@ -215,7 +217,8 @@ impl KvStore {
         self.driver.propose(KvCommand::Set { key: key.into(), value: value.into() }).map(drop)
     }
 
-    /// As [`KvStore::set`]; the future is done when the value is durable and can be read. See [`Driver::propose_async`].
+    /// As [`KvStore::set`]; the future is done when the value is durable and can be read. See
+    /// [`Driver::propose_async`].
     ///
     /// # Errors
     ///
@@ -264,11 +267,17 @@ impl KvStore {
     ///
     /// See above, for all of them.
     pub fn write_batch_async(&self, ops: Vec<KvOp>) -> impl Future<Output = Result<()>> + Send + use<> + 'static {
-        done(self.driver.propose_async(KvCommand::Batch(ops)))
+        let proposed = (!ops.is_empty()).then(|| self.driver.propose_async(KvCommand::Batch(ops)));
+        async move {
+            match proposed {
+                Some(proposed) => proposed.await.map(drop),
+                None => Ok(()),
+            }
+        }
     }
 
-    /// Gives a key a value, or removes it (`new` is `None`), if it has the value expected (`None`: if it is not there). In
-    /// one step: of several callers that expect the same, one is served.
+    /// Gives a key a value, or removes it (`new` is `None`), if it has the value expected (`None`: if it is not there).
+    /// In one step: of several callers that expect the same, one is served.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! The driver: what was answered is applied and stays so, the log is compacted only below a snapshot that can be restored,
-//! and nobody waits for whom it must not.
+//! The driver: what was answered is applied and stays so, the log is compacted only below a snapshot that can be
+//! restored, and nobody waits for whom it must not.
 
 mod common;
 
@@ -43,6 +43,7 @@ struct Gate {
     news: Condvar,
     waiting: AtomicU64,
     panics: AtomicBool,
+    breaks: AtomicBool,
 }
 
 impl Gate {
@@ -57,6 +58,7 @@ impl Gate {
 
     fn pass(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.breaks.load(Ordering::SeqCst), "the image tore");
         let mut is_closed = self.is_closed.lock().unwrap();
         while *is_closed {
             is_closed = self.news.wait(is_closed).unwrap();
@@ -554,6 +556,23 @@ fn snapshots_are_taken_in_the_background_and_the_log_stays_short() {
 }
 
 #[test]
+fn a_snapshot_that_is_due_and_fails_is_not_tried_at_every_proposal() {
+    let disk = SimDisk::new(22);
+    let (driver, _) =
+        try_open(&disk, config().log(tiny().segment_bytes(1 << 20)).snapshot_every_entries(Some(1))).unwrap();
+    eventually("the spare stands", || driver.log().segments().iter().any(|it| it.role == SegmentRole::Spare));
+    disk.fail(FaultRule::no_space(OpKind::Create, 1).for_good());
+    write(&driver, 1..=200);
+    eventually("it was tried", || driver.stats().failed_checkpoints > 0);
+    write(&driver, 201..=400);
+    let failed = driver.stats().failed_checkpoints;
+    assert!(failed < 50, "{failed} times for 400 proposals");
+    assert!(driver.stats().last_failure.unwrap().contains("free space"));
+    disk.clear_faults();
+    eventually("it is tried again by itself", || driver.stats().snapshot.index == 400);
+}
+
+#[test]
 fn a_snapshot_that_was_due_at_the_last_close_is_taken_after_the_open() {
     let disk = with_history(&config());
     let (driver, _) = try_open(&disk, config().snapshot_every_entries(Some(10))).unwrap();
@@ -628,7 +647,7 @@ fn a_machine_that_panics_is_not_used_any_more_and_nobody_hangs() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(failed >= 1);
+    assert!(failed >= 1 && driver.last_applied() <= driver.commit_index());
     assert!(matches!(driver.propose("later".into()), Err(DriverError::MachineFailed(_))));
     assert!(matches!(driver.checkpoint(), Err(DriverError::MachineFailed(_))));
     let reader = driver.clone();
@@ -656,6 +675,24 @@ fn a_call_from_inside_the_machine_is_an_error_and_no_deadlock() {
     assert_eq!(driver.read(|_| other.propose("outside".into()).unwrap()), 1);
     write(&driver, 1..=3);
     assert_eq!(lines(&driver), expected(3));
+}
+
+#[test]
+fn an_image_that_panics_is_a_failed_checkpoint_and_the_next_one_works() {
+    let disk = SimDisk::new(23);
+    let driver = open(&disk);
+    write(&driver, 1..=3);
+    let gate = gate(&driver);
+    gate.breaks.store(true, Ordering::SeqCst);
+    let failed = driver.checkpoint();
+    assert!(
+        matches!(&failed, Err(DriverError::Snapshot(error)) if error.to_string().contains("panicked")),
+        "{failed:?}"
+    );
+    assert_eq!(snapshot_files(&disk), ["snapshot_0_0.zst"]);
+    gate.breaks.store(false, Ordering::SeqCst);
+    write(&driver, 4..=4);
+    assert_eq!(driver.checkpoint().unwrap().index, 4);
 }
 
 #[test]

@@ -20,8 +20,8 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("segment", &["segment", "engine", "plant", "format", "disk", "config", "error", "entry"]),
 ];
 
-/// Where threads may be started: the log itself, the snapshots' pool, a driver's keeper, and where a driver or the kernel
-/// is tried.
+/// Where threads may be started: the log itself, the snapshots' pool, a driver's keeper, and where a disk's driver or the
+/// kernel is tried.
 const THREADS: [&str; 7] = [
     "log/mod.rs",
     "log/open.rs",

@@ -32,6 +32,11 @@ fn any_call_of_an_open_that_fails_once_is_an_error_or_changes_nothing() {
 }
 
 #[test]
+fn any_call_of_the_first_open_that_fails_once_is_in_nobodys_way_later() {
+    scene::first_open_with_errors();
+}
+
+#[test]
 fn each_byte_of_the_newest_snapshot_damaged_is_an_error_or_the_whole_state_and_never_an_older_one() {
     scene::each_byte_damaged();
 }

@@ -194,8 +194,8 @@ fn an_image_stays_as_it_was() {
     assert_eq!(image.range("key 10"..="key 12").count(), 3);
 }
 
-/// Each thread writes ever larger numbers to keys of its own, and tells which were acknowledged; all threads read all keys
-/// and must find at least what was acknowledged before, and never a number go back.
+/// Each thread writes ever larger numbers to keys of its own, and tells which were acknowledged; all threads read all
+/// keys and must find at least what was acknowledged before, and never a number go back.
 #[test]
 fn reads_see_all_acknowledged_writes_of_all_threads() {
     const WRITERS: usize = 6;
@@ -235,8 +235,8 @@ fn reads_see_all_acknowledged_writes_of_all_threads() {
 }
 
 /// One register under compare-and-set, sets and reads of many threads: every answer fits one order of all calls. Each
-/// write brings a value of its own, so that the order can be told from the values: the chain of what each successful swap
-/// expected and wrote.
+/// write brings a value of its own, so that the order can be told from the values: the chain of what each successful
+/// swap expected and wrote.
 #[test]
 fn swaps_of_one_key_form_one_chain() {
     let (disk, store) = sim(6);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use ringwal::sim::{CrashFailure, CrashReport, CrashTest, SimDisk};
 
 use super::history::History;
-use super::judge::{Settings, check, live, named};
+use super::judge::{Promise, Settings, Shown, check, live, named};
 use super::setting;
 
 /// What a test tries, unless the environment says otherwise.
@@ -43,11 +43,15 @@ impl Met {
     }
 }
 
+/// What judges a disk.
+pub(crate) type Judge = fn(&SimDisk, &[Promise], &History, &Settings) -> Result<Shown, String>;
+
 /// Crashes the history of a seed everywhere.
 pub(crate) fn crash(
     seed: u64,
     settings: &Settings,
     tries: &Tries,
+    judge: Judge,
     also: impl Fn(CrashTest) -> CrashTest,
 ) -> Result<(CrashReport, Met), String> {
     let (history, mut met) = (History::new(seed, tries.steps), Met::default());
@@ -57,7 +61,7 @@ pub(crate) fn crash(
         |life| live(life, &history, settings),
         |disk, promised| {
             met.note(disk);
-            let applied = check(disk, promised, &history, settings)?;
+            let applied = judge(disk, promised, &history, settings)?;
             met.replayed += u64::from(named(disk).last().is_some_and(|newest| newest.index < applied));
             Ok::<_, String>(applied)
         },
@@ -71,7 +75,7 @@ pub(crate) fn crash_each(tries: &Tries, first: u64, also: impl Fn(CrashTest) -> 
     let mut all = Met::default();
     for seed in first..first + setting("RINGWAL_HISTORIES").unwrap_or(tries.histories) {
         let began = Instant::now();
-        let lived = crash(seed, &Settings::new(seed), tries, &also);
+        let lived = crash(seed, &Settings::new(seed), tries, check, &also);
         let (report, met) = lived.unwrap_or_else(|failure| panic!("{failure}"));
         println!("seed {seed}: {report:?}, {met:?} in {:?}", began.elapsed());
         all.add(met);

@@ -61,8 +61,10 @@ impl History {
         // So near to the limit that some increments are refused.
         let initial = i64::MAX - rng.below(40) as i64;
         let mut steps: Vec<Step> = (0..steps).map(|_| step(&mut rng)).collect();
-        // At least one snapshot is taken, with something before and behind it.
+        // At least one snapshot is taken, with something before and behind it. Its last command does not come to the same
+        // when it is applied twice.
         let middle = steps.len() / 2;
+        steps[middle - 1] = Step::Propose(Command::Count(CounterCommand::Decrement(1 + rng.below(8) as i64)));
         steps[middle] = Step::Checkpoint;
         History::of(seed, initial, steps)
     }

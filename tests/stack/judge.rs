@@ -67,9 +67,17 @@ impl Settings {
     }
 
     /// What is answered survives power loss.
-    pub(crate) fn durable(mut self) -> Settings {
-        self.durability = Durability::Sync;
+    pub(crate) fn durable(self) -> Settings {
+        self.durability(Durability::Sync)
+    }
+
+    pub(crate) fn durability(mut self, durability: Durability) -> Settings {
+        self.durability = durability;
         self
+    }
+
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durability == Durability::Sync
     }
 
     /// So many snapshots are kept, and the log reaches back to so many.
@@ -112,7 +120,7 @@ pub(crate) fn live(life: &Life<Promise>, history: &History, settings: &Settings)
         }
         applied += step.commands().len() as u64;
         assert_eq!(driver.last_applied(), applied, "what was answered is applied, and nothing else");
-        if settings.durability == Durability::Sync {
+        if settings.is_durable() {
             let log = driver.log().state();
             assert!(
                 log.last.is_none() || log.durable >= Some(applied),
@@ -203,7 +211,8 @@ pub(crate) fn check(
     let ids = driver.snapshots().ids().map_err(text)?;
     ensure(before.is_empty() || ids == before, || format!("the open makes {ids:?} of {before:?}"))?;
     check_kept(&ids, promised, settings)?;
-    check_reach(&driver, &ids, promised, settings)?;
+    let is_thinned = promised.iter().any(|promise| matches!(promise, Promise::Dropping(_)));
+    check_reach(&driver, &ids, is_thinned, settings)?;
     for id in ids {
         check_snapshot(&driver, id, history, applied).map_err(|wrong| format!("{id}: {wrong}"))?;
     }
@@ -211,6 +220,39 @@ pub(crate) fn check(
     let left = names.iter().find(|name| name.starts_with("snapshot_") && !name.ends_with(".zst"));
     ensure(left.is_none(), || format!("left over: {left:?}"))?;
     driver.close().map_err(text)?;
+    Ok(applied)
+}
+
+/// As [`check`], where the newest snapshot is damaged besides: an open says so and changes nothing, and one that may fall
+/// back gives the whole state all the same. For settings by which the log reaches back to two snapshots.
+pub(crate) fn check_damaged(
+    disk: &SimDisk,
+    promised: &[Promise],
+    history: &History,
+    settings: &Settings,
+) -> Result<Shown, String> {
+    assert!(settings.reach >= 2 && settings.is_durable());
+    let (config, initial) = (settings.clone().plain().driver(), initial_for(promised, history));
+    let is_got_over = disk.file_names().iter().any(|name| name.ends_with(".damaged"));
+    if let ([_, .., newest], false) = (&named(disk)[..], is_got_over) {
+        let name = format!("{newest}.zst");
+        let bytes = disk.contents(&name).map_err(text)?.len() as u64;
+        disk.set_len(&name, bytes / 2).map_err(text)?;
+        match open(disk, initial, config.clone()) {
+            Err(DriverError::Damaged { reachable: Some(_), .. }) => {}
+            Err(error) => return Err(format!("with {newest} damaged: {error}")),
+            Ok(_) => return Err(format!("it opens with {newest} damaged")),
+        }
+    }
+    let opened = open(disk, initial, config.clone().fall_back(true));
+    let (driver, _) = opened.map_err(|error| format!("it does not fall back: {error}\n{disk:?}"))?;
+    let applied = check_state(&driver, promised, history)?;
+    for id in driver.snapshots().ids().map_err(text)? {
+        check_snapshot(&driver, id, history, applied).map_err(|wrong| format!("{id}: {wrong}"))?;
+    }
+    driver.close().map_err(text)?;
+    let (driver, _) = open(disk, initial, config).map_err(|error| format!("it does not open again: {error}"))?;
+    ensure(check_state(&driver, promised, history)? == applied, || "another open, another state".into())?;
     Ok(applied)
 }
 
@@ -303,15 +345,14 @@ fn check_kept(ids: &[SnapshotId], promised: &[Promise], settings: &Settings) -> 
     ensure(lost.is_none(), || format!("{lost:?} was to be kept, and there are only {ids:?}"))
 }
 
-/// The log goes back to the newest snapshot, and to as many before it as it is to.
-fn check_reach(
-    driver: &Driver<Ledger>,
+/// The log goes back to the newest snapshot, and to as many before it as it is to, unless somebody thinned them.
+pub(crate) fn check_reach<M: StateMachine>(
+    driver: &Driver<M>,
     ids: &[SnapshotId],
-    promised: &[Promise],
+    is_thinned: bool,
     settings: &Settings,
 ) -> Result<(), String> {
     let Some((compacted, _)) = driver.log().state().compacted else { return Ok(()) };
-    let is_thinned = promised.iter().any(|promise| matches!(promise, Promise::Dropping(_)));
     let reach = if is_thinned { 1 } else { settings.reach.min(ids.len()) };
     let oldest = ids.iter().rev().nth(reach - 1);
     ensure(oldest.is_some_and(|oldest| compacted <= oldest.index), || {

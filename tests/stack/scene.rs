@@ -101,19 +101,24 @@ fn failing_checkpoint(scene: &Scene, rule: FaultRule, what: &str) -> Outcome {
     }
     // Reads go on whatever happened.
     assert_eq!(state(&driver), scene.history.state(BEFORE + 1), "{what}");
-    let is_poisoned = match propose(&driver, &scene.history, BEFORE + 2) {
-        Ok(()) => {
-            promised.push(Promise::Applied(BEFORE + 2));
-            // It was not for good: the next one is well, whatever the failed one left.
-            promised.push(Promise::Published(driver.checkpoint().unwrap_or_else(|error| panic!("{what}: {error}")).id));
-            false
-        }
-        Err(DriverError::Log(ringwal::Error::Poisoned(_))) => true,
-        Err(error) => panic!("{what}: {error}"),
-    };
+    let is_poisoned = !goes_on(scene, &driver, &mut promised, what);
     drop(driver);
     scene.check(&disk, &promised, what);
     Outcome { error: result.err(), is_poisoned, has_struck }
+}
+
+/// It was not for good: whatever the failed checkpoint left, the next one is well. Unless it was the log that failed.
+fn goes_on(scene: &Scene, driver: &Driver<Ledger>, promised: &mut Vec<Promise>, what: &str) -> bool {
+    match propose(driver, &scene.history, BEFORE + 2) {
+        Ok(()) => {
+            promised.push(Promise::Applied(BEFORE + 2));
+            let snapshot = driver.checkpoint().unwrap_or_else(|error| panic!("{what}: {error}"));
+            promised.push(Promise::Published(snapshot.id));
+            true
+        }
+        Err(DriverError::Log(ringwal::Error::Poisoned(_))) => false,
+        Err(error) => panic!("{what}: {error}"),
+    }
 }
 
 struct Outcome {
@@ -267,6 +272,31 @@ pub(crate) fn open_with_errors() {
         }
     }
     assert!(opens.refused > 10 && opens.whole > 0, "{} refused, {} whole", opens.refused, opens.whole);
+}
+
+/// The first open of all, by which the directory gets a log, the initial state's snapshot and a machine, in which a call
+/// fails or finds no room: the next one finds nothing in its way, and the machine as it was to begin.
+pub(crate) fn first_open_with_errors() {
+    let scene = Scene::new(Settings::new(3).plain().durable().keeping(2, 1));
+    let first = |disk: &SimDisk| open(disk, scene.history.initial, scene.settings.driver());
+    let disk = SimDisk::new(4);
+    let operations = counted(&disk, || drop(first(&disk).unwrap()));
+    let failures: [fn(OpKind, u64) -> FaultRule; 2] = [FaultRule::io_error, FaultRule::no_space];
+    let mut refused = 0;
+    for (kind, count) in operations {
+        for (nth, fails) in (1..=count).flat_map(|nth| failures.map(|fails| (nth, fails))) {
+            let (disk, what) = (SimDisk::new(4), format!("{kind:?} {nth}"));
+            disk.fail(fails(kind, nth));
+            refused += u64::from(first(&disk).is_err());
+            disk.clear_faults();
+            let (driver, _) = first(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!((driver.last_applied(), state(&driver)), (0, scene.history.state(0).to_vec()), "{what}");
+            propose(&driver, &scene.history, 1).unwrap();
+            driver.close().unwrap();
+            assert_eq!(scene.check(&disk, &[Promise::Opened, Promise::Applied(1)], &what), 1);
+        }
+    }
+    assert!(refused > 20, "{refused}");
 }
 
 /// Damages the newest snapshot, and opens the directory: with the way on, and without.

@@ -8,7 +8,8 @@
 //!
 //! - Commands are applied in the order of the log, each once, and only when they are acknowledged:
 //!   `last_applied <= commit_index`, and where an acknowledgement means durable, `commit_index <= durable`.
-//! - Whoever applies waits for nothing but the machine: not for the disk, not for the log, not for another caller.
+//! - Whoever applies waits for nothing but the machine: not for the disk, not for the log, not for another caller. It
+//!   goes no further than its own proposal asks for.
 //! - The machine is locked against readers while it applies, and at no other time.
 //! - After a panic in the machine nothing is applied to it any more, and nothing accepted.
 
@@ -32,7 +33,7 @@ use crate::log::{Batch, Pending};
 use crate::machine::StateMachine;
 use crate::sync::atomic::Ordering;
 use crate::sync::channel::Receiver;
-use crate::sync::{Mistake, Mutex, planted, thread};
+use crate::sync::{Mistake, Mutex, MutexGuard, planted, thread};
 
 /// Commands that are applied before readers get their turn, where they are not of one proposal.
 const ROUND_COMMANDS_MAX: usize = 256;
@@ -132,8 +133,8 @@ impl<M: StateMachine> Applier<M> {
         Applier { queue, head: None }
     }
 
-    /// The oldest proposals that are acknowledged and were not applied. Those that failed go: whoever waits for one learns
-    /// it from the log.
+    /// The oldest proposals that are acknowledged and were not applied. Those that failed go: whoever waits for one
+    /// learns it from the log.
     fn next_round(&mut self) -> Option<Round<M>> {
         let mut round: Option<Round<M>> = None;
         while let Some(proposal) = self.head.take().or_else(|| self.queue.try_recv().ok()) {
@@ -285,35 +286,54 @@ impl<M: StateMachine> Shared<M> {
                 return answer;
             }
             if let Ok(mut applier) = self.applier.try_lock() {
-                self.apply_rounds(&mut applier);
-                break;
+                return self.apply_until(&mut applier, reply);
             }
             (0..SPINS).for_each(|_| std::hint::spin_loop());
             thread::yield_now();
         }
-        if let Some(answer) = reply.take() {
-            return answer;
+        self.apply_until(&mut self.applier(), reply)
+    }
+
+    fn applier(&self) -> MutexGuard<'_, Applier<M>> {
+        self.applier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies what is acknowledged up to a caller's own proposal: those who are behind it look after themselves.
+    fn apply_until(&self, applier: &mut Applier<M>, reply: &Reply<M>) -> Answer<M> {
+        loop {
+            if let Some(answer) = reply.take() {
+                self.ask_for_snapshot_if_due();
+                return answer;
+            }
+            match self.next_round(applier) {
+                Some(round) => self.apply_round(round),
+                // It was queued before it could be acknowledged, and nobody takes one out without an answer.
+                None => return Err(self.failure()),
+            }
         }
-        self.apply_acknowledged();
-        // It was acknowledged before the machine was looked after, and whoever does that leaves nothing behind.
-        reply.take().unwrap_or_else(|| Err(self.failure()))
     }
 
-    /// Applies whatever is acknowledged.
+    /// Applies whatever is acknowledged, also where nobody waits for it any more.
     pub(super) fn apply_acknowledged(&self) {
-        self.apply_rounds(&mut self.applier.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn apply_rounds(&self, applier: &mut Applier<M>) {
-        while let Some(round) = applier.next_round() {
-            self.queued.fetch_sub(round.replies.len(), Ordering::Relaxed);
+        let mut applier = self.applier();
+        while let Some(round) = self.next_round(&mut applier) {
             self.apply_round(round);
         }
+        drop(applier);
         self.ask_for_snapshot_if_due();
+    }
+
+    fn next_round(&self, applier: &mut Applier<M>) -> Option<Round<M>> {
+        let round = applier.next_round()?;
+        self.queued.fetch_sub(round.replies.len(), Ordering::Relaxed);
+        Some(round)
     }
 
     fn apply_round(&self, round: Round<M>) {
         let Round { indexes, commands, bytes, replies } = round;
+        if self.is_broken.load(Ordering::Acquire) {
+            return replies.into_iter().for_each(|(_, reply)| reply.give(Err(self.failure())));
+        }
         if let Err(failure) = self.catch_up(indexes.start) {
             return tell_failure(replies, &failure);
         }
@@ -352,7 +372,7 @@ impl<M: StateMachine> Shared<M> {
     }
 
     fn raise_commit_index(&self, index: u64) {
-        self.commit_index.store(index, Ordering::Release);
+        self.commit_index.fetch_max(index, Ordering::Release);
         let is_durable = || self.log.state().durable.is_some_and(|durable| index <= durable);
         debug_assert!(self.durability != Durability::Sync || is_durable(), "{index} is not durable");
     }

@@ -3,8 +3,8 @@
 //! All of them are taken by one thread, the keeper: those that are asked for, and those that are due because much was
 //! applied since the last one. It is the driver's only thread, and nobody who proposes or reads waits for it.
 //!
-//! The order is always: image, stream, publish (durable and read back), compact the log, drop older snapshots. A crash or
-//! a failure between any two of these leaves more than is needed, never less, and the next checkpoint tidies up.
+//! The order is always: image, stream, publish (durable and read back), compact the log, drop older snapshots. A crash
+//! or a failure between any two of these leaves more than is needed, never less, and the next checkpoint tidies up.
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -132,8 +132,13 @@ impl<M: StateMachine> Keeper<M> {
 
     fn note(&mut self, outcome: &Outcome<M>) {
         match outcome {
-            Ok(_) => self.patience = None,
+            Ok(_) => {
+                self.patience = None;
+                self.shared.is_asked.store(false, Ordering::Release);
+            }
             Err(_) => {
+                // What is due waits for its time, however much is applied meanwhile.
+                self.shared.is_asked.store(true, Ordering::Release);
                 let longer = self.patience.map_or(PATIENCE.0, |patience| patience * 2);
                 self.patience = Some(longer.min(PATIENCE.1));
             }
@@ -197,11 +202,8 @@ impl<M: StateMachine> Shared<M> {
     }
 
     fn take_checkpoint(&self) -> Outcome<M> {
-        // A snapshot is never ahead of what the log has for sure, and a log that takes nothing more is told of before the
-        // work is done.
-        if !planted(StackPlant::ImageAheadOfLog) {
-            self.log.sync()?;
-        }
+        // A log that takes nothing more is told of before the work is done.
+        self.make_durable()?;
         self.apply_acknowledged();
         let base = self.base();
         let is_newest = base.index == self.last_applied.load(Ordering::Acquire);
@@ -213,23 +215,32 @@ impl<M: StateMachine> Shared<M> {
         Ok(snapshot)
     }
 
+    /// A snapshot is never ahead of what the log has for sure, or after a crash the log would have to leave out what older
+    /// snapshots need.
+    fn make_durable(&self) -> crate::Result<()> {
+        if planted(StackPlant::ImageAheadOfLog) { Ok(()) } else { self.log.sync().map(drop) }
+    }
+
     /// Makes a snapshot of the machine as it is now.
     fn publish(&self) -> Outcome<M> {
         let (image, index, bytes) = self.image()?;
+        // Others may have been answered since the last time.
+        self.make_durable()?;
         let term = if index == 0 { 0 } else { self.log.term(index)? };
         let mut writer = self.snapshots.writer(index, term, M::KIND)?;
         let written = image.write_to(&mut Stoppable { sink: &mut writer, is_stopping: &self.is_stopping });
+        let told =
+            |error| SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error);
         written.map_err(|error| match self.is_stopping.load(Ordering::Acquire) {
             true => DriverError::Stopped,
-            false => {
-                SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error).into()
-            }
+            false => told(error).into(),
         })?;
         if planted(StackPlant::CompactedBeforePublished) {
             self.log.compact_to(index, term)?;
         }
         let snapshot = writer.publish()?;
-        tracing::info!(id = %snapshot.id, raw_bytes = snapshot.raw_bytes, stored_bytes = snapshot.stored_bytes, "snapshot");
+        let Snapshot { id, raw_bytes, stored_bytes, .. } = &snapshot;
+        tracing::info!(%id, raw_bytes, stored_bytes, "took a snapshot");
         self.base_index.store(snapshot.index, Ordering::Relaxed);
         self.base_bytes.store(bytes, Ordering::Relaxed);
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
@@ -250,7 +261,9 @@ impl<M: StateMachine> Shared<M> {
     /// Drops what a published snapshot made unnecessary: entries of the log, then older snapshots.
     fn compact(&self, newest: SnapshotId) -> Result<(), DriverError<M::Error>> {
         let mut until = self.reach(newest)?;
-        until.index += u64::from(planted(StackPlant::CompactedPastSnapshot));
+        if planted(StackPlant::CompactedPastSnapshot) {
+            until.index = self.last_applied.load(Ordering::Acquire).min(until.index + 1);
+        }
         if until.index > self.log.state().compacted.map_or(0, |(index, _)| index) {
             self.log.compact_to(until.index, until.term)?;
         }
@@ -263,7 +276,8 @@ impl<M: StateMachine> Shared<M> {
         Ok(())
     }
 
-    /// The snapshot that the log is to reach back to: so many back from the newest, or the oldest where there are fewer.
+    /// The snapshot that the log is to reach back to: so many back from the newest, or the oldest where there are
+    /// fewer.
     fn reach(&self, newest: SnapshotId) -> Result<SnapshotId, DriverError<M::Error>> {
         let mut ids = self.snapshots.ids()?;
         // One that is newer came from elsewhere: it is for the next open.

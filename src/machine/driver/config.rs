@@ -52,22 +52,22 @@ impl DriverConfig {
         log: Config,
         /// How snapshots are written.
         snapshots: SnapshotOptions,
-        /// Take a snapshot in the background once so many entries were applied since the last one: default `None`, never
-        /// for this reason; at least 1.
+        /// Take a snapshot in the background once so many entries were applied since the last one: default `None`,
+        /// never for this reason; at least 1.
         snapshot_every_entries: Option<u64>,
-        /// Take a snapshot in the background once commands of so many bytes, as encoded, were applied since the last one:
-        /// default 1 GiB; at least 1; `None` for never. It bounds how much an open has to replay.
+        /// Take a snapshot in the background once commands of so many bytes, as encoded, were applied since the last
+        /// one: default 1 GiB; at least 1; `None` for never. It bounds how much an open has to replay.
         snapshot_every_bytes: Option<u64>,
         /// How many snapshots are kept: default 2, at least 1.
         keep_snapshots: usize,
-        /// Which snapshot, counted from the newest, the log still reaches back to after a checkpoint: default 1, the newest
-        /// itself; at most `keep_snapshots`. With 1, the log is as short as can be, and older snapshots serve to look at
-        /// past states. With 2, a damaged newest snapshot can be got over by [`fall_back`](Self::fall_back), at the price of
-        /// a log that holds the entries since the one before.
+        /// Which snapshot, counted from the newest, the log still reaches back to after a checkpoint: default 1, the
+        /// newest itself; at most `keep_snapshots`. With 1, the log is as short as can be, and older snapshots serve to
+        /// look at past states. With 2, a damaged newest snapshot can be got over by [`fall_back`](Self::fall_back), at
+        /// the price of a log that holds the entries since the one before.
         log_reaches_back_to: usize,
-        /// Where the newest snapshot is damaged, open with the newest intact one that the log still reaches back to, rather
-        /// than with an error: default `false`. No state is lost that way, since the log has all that came after. The
-        /// damaged file is set aside under another name.
+        /// Where the newest snapshot is damaged, open with the newest intact one that the log still reaches back to,
+        /// rather than with an error: default `false`. No state is lost that way, since the log has all that came
+        /// after. The damaged file is set aside under another name.
         fall_back: bool,
     }
 

@@ -1,5 +1,5 @@
-//! Whether this thread is inside a machine: reading it, or applying to it. What waits for the machine would then wait for
-//! itself.
+//! Whether this thread is inside a machine: reading it, or applying to it. What waits for the machine would then wait
+//! for itself.
 //!
 //! Knows nothing of machines: it counts entries by a number that tells drivers apart.
 

@@ -44,8 +44,8 @@ use crate::sync::thread::{self, JoinHandle};
 
 /// A state machine whose commands survive.
 ///
-/// Commands are proposed by any number of threads and tasks; each answer means that the command is in the log as surely as
-/// the log's [`Durability`](crate::Durability) says, and that the machine applied it. Reads see everything that was
+/// Commands are proposed by any number of threads and tasks; each answer means that the command is in the log as surely
+/// as the log's [`Durability`](crate::Durability) says, and that the machine applied it. Reads see everything that was
 /// answered, wait for nothing but a machine that is applying just then, and never for the disk.
 ///
 /// Clones share the driver; when the last one goes, everything is closed, as [`Driver::close`] does with a report.
@@ -74,8 +74,8 @@ use crate::sync::thread::{self, JoinHandle};
 ///
 /// # What an answer is worth
 ///
-/// With [`Durability::Sync`](crate::Durability::Sync), the default, it survives power loss. With the others it survives a
-/// killed process, and power loss takes back what the log had not synced: answers, and what readers saw with them. A
+/// With [`Durability::Sync`](crate::Durability::Sync), the default, it survives power loss. With the others it survives
+/// a killed process, and power loss takes back what the log had not synced: answers, and what readers saw with them. A
 /// snapshot is never ahead of what was synced.
 ///
 /// # From inside the machine
@@ -86,9 +86,9 @@ use crate::sync::thread::{self, JoinHandle};
 ///
 /// # When things fail
 ///
-/// - A failed write poisons the log: every waiter and every later proposal gets the first cause, reads go on with what was
-///   applied, and the next open decides. A full disk refuses proposals before anything is accepted, and they go on once
-///   there is room.
+/// - A failed write poisons the log: every waiter and every later proposal gets the first cause, reads go on with what
+///   was applied, and the next open decides. A full disk refuses proposals before anything is accepted, and they go on
+///   once there is room.
 /// - A failed checkpoint leaves the log and the older snapshots as they were. One that was due is tried again.
 /// - A machine that panics while it applies is not used any more: [`DriverError::MachineFailed`].
 pub struct Driver<M: StateMachine> {
@@ -118,8 +118,8 @@ impl<M: StateMachine> Driver<M> {
     /// - [`DriverError::OtherMachine`] where the directory belongs to a machine of another [kind](StateMachine::KIND),
     ///   [`DriverError::NoMachine`] where its log was written without a driver;
     /// - [`DriverError::Damaged`] where the newest snapshot is damaged; [`DriverConfig::fall_back`] may be a way on;
-    /// - [`DriverError::NoSnapshot`], [`DriverError::OutOfReach`], [`DriverError::OtherHistory`] where files are missing or
-    ///   do not belong together;
+    /// - [`DriverError::NoSnapshot`], [`DriverError::OutOfReach`], [`DriverError::OtherHistory`] where files are
+    ///   missing or do not belong together;
     /// - [`DriverError::NotRestored`], [`DriverError::Undecodable`], [`DriverError::MachineFailed`] where this machine
     ///   cannot take what another version of it wrote;
     /// - [`DriverError::Log`] with what [`Log::open`] has, [`DriverError::Snapshot`].
@@ -157,9 +157,9 @@ impl<M: StateMachine> Driver<M> {
 
     /// As [`Driver::propose`]; the future is done when the command is applied.
     ///
-    /// The command is accepted when the future is first polled and there is room. Dropping the future after that does not
-    /// take it back: it is applied, at the latest with a later command. The future blocks only while the machine applies.
-    /// No runtime is assumed.
+    /// The command is accepted when the future is first polled and there is room. Dropping the future after that does
+    /// not take it back: it is applied, at the latest with a later command. The future blocks only while the machine
+    /// applies. No runtime is assumed.
     ///
     /// # Errors
     ///
@@ -172,8 +172,8 @@ impl<M: StateMachine> Driver<M> {
         async move { single(driver.shared().propose_async(vec![command]).await?) }
     }
 
-    /// Proposes commands as one batch: after a crash all of them are in the log, or none, and no reader sees some of them
-    /// applied and others not. One result for each, in their order: each command may be refused by itself.
+    /// Proposes commands as one batch: after a crash all of them are in the log, or none, and no reader sees some of
+    /// them applied and others not. One result for each, in their order: each command may be refused by itself.
     ///
     /// # Errors
     ///
@@ -201,8 +201,8 @@ impl<M: StateMachine> Driver<M> {
         async move { if commands.is_empty() { Ok(Vec::new()) } else { driver.shared().propose_async(commands).await } }
     }
 
-    /// Looks at the machine, which has at least everything that was answered before. Waits only while the machine applies;
-    /// whoever proposes waits for the closure.
+    /// Looks at the machine, which has at least everything that was answered before. Waits only while the machine
+    /// applies; whoever proposes waits for the closure.
     ///
     /// # Panics
     ///
@@ -220,13 +220,13 @@ impl<M: StateMachine> Driver<M> {
         look(&state.machine)
     }
 
-    /// Takes a snapshot of everything that was answered before, and compacts the log below it. Where nothing came since the
-    /// last one, that is returned. Proposals and reads go on meanwhile.
+    /// Takes a snapshot of everything that was answered before, and compacts the log below it. Where nothing came since
+    /// the last one, that is returned. Proposals and reads go on meanwhile.
     ///
     /// # Errors
     ///
-    /// [`DriverError::Snapshot`] where no snapshot could be made: the log and the older snapshots are as they were then.
-    /// [`DriverError::Log`] where the log could not be compacted; [`DriverError::Stopped`],
+    /// [`DriverError::Snapshot`] where no snapshot could be made: the log and the older snapshots are as they were
+    /// then. [`DriverError::Log`] where the log could not be compacted; [`DriverError::Stopped`],
     /// [`DriverError::MachineFailed`], [`DriverError::Reentrant`].
     pub fn checkpoint(&self) -> Result<Snapshot, M> {
         self.shared().wait_for_checkpoint()
@@ -243,8 +243,9 @@ impl<M: StateMachine> Driver<M> {
         self.shared().commit_index.load(Ordering::Acquire)
     }
 
-    /// The log, to look at and to subscribe to. What is appended to it past the driver is applied as a command with the next
-    /// one that is proposed, and must be one; nothing may be truncated, and nothing compacted past the newest snapshot.
+    /// The log, to look at and to subscribe to. What is appended to it past the driver is applied as a command with the
+    /// next one that is proposed, and must be one; nothing may be truncated, and nothing compacted past the newest
+    /// snapshot.
     pub fn log(&self) -> &Log {
         &self.shared().log
     }

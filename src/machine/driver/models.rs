@@ -1,5 +1,5 @@
-//! The driver under shuttle: the log's real threads, the keeper and those who propose, in very many random interleavings.
-//! See the models of the log, whose disk and whose ways of checking these use.
+//! The driver under shuttle: the log's real threads, the keeper and those who propose, in very many random
+//! interleavings. See the models of the log, whose disk and whose ways of checking these use.
 
 use std::sync::Arc;
 

@@ -4,8 +4,8 @@
 //!
 //! - A directory without a snapshot is never an empty state, unless its log is new too: the initial state is a snapshot
 //!   from the beginning.
-//! - Whatever is wrong with the newest snapshot is an error. Only where the caller asked for it is an older one taken, and
-//!   only where the log has everything since: so the state is the same.
+//! - Whatever is wrong with the newest snapshot is an error. Only where the caller asked for it is an older one taken,
+//!   and only where the log has everything since: so the state is the same.
 //! - No snapshot is deleted. A damaged one that was got over is renamed, after an older one was restored.
 
 use std::io::{self, Read};
@@ -71,11 +71,13 @@ fn tell(disk: &Arc<dyn Disk>, report: &DriverReport) {
 
 /// Applies what the log has after what was applied.
 fn replay<M: StateMachine>(log: &Log, state: &mut State<M>) -> Result<u64, M> {
-    let start = match () {
-        () if planted(StackPlant::ReplayedOneTooMany) => state.last_applied.max(log.state().first),
-        () if planted(StackPlant::ReplayedOneTooFew) => state.last_applied + 2,
-        () => state.last_applied + 1,
-    };
+    if planted(StackPlant::ReplayedOneTooMany) && log.state().first <= state.last_applied {
+        state.last_applied -= 1;
+    }
+    if planted(StackPlant::ReplayedOneTooFew) && log.state().last.is_some_and(|(last, _)| last > state.last_applied) {
+        state.last_applied += 1;
+    }
+    let start = state.last_applied + 1;
     let end = log.state().last.map_or(start, |(last, _)| last + 1);
     for chunk in Chunks::<M>::new(log, start..end) {
         let chunk = chunk?;
@@ -130,8 +132,8 @@ impl<M: StateMachine> Opening<'_, M> {
         DriverError::OtherMachine { path, found, expected: M::KIND }
     }
 
-    /// Founds the machine of a log that has none. Where this was interrupted before, or where a snapshot of a peer was put
-    /// into a new directory, there is a snapshot already.
+    /// Founds the machine of a log that has none. Where this was interrupted before, or where a snapshot of a peer was
+    /// put into a new directory, there is a snapshot already.
     fn found(&mut self) -> Result<(Snapshot, bool), M> {
         let state = self.log.state();
         if state.last.is_some() || state.compacted.is_some() {
@@ -234,8 +236,8 @@ impl<M: StateMachine> Opening<'_, M> {
         }
     }
 
-    /// Lets the log go on after a snapshot that is ahead of it: one that a peer sent, or that has what a log which is not
-    /// synced at every append lost.
+    /// Lets the log go on after a snapshot that is ahead of it: one that a peer sent, or that has what a log which is
+    /// not synced at every append lost.
     fn install(&self, id: SnapshotId) -> Result<(), M> {
         let state = self.log.state();
         let next = state.last.map_or(state.first, |(last, _)| last + 1);
