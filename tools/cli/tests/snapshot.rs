@@ -48,11 +48,11 @@ fn damage(place: &Place, id: &str) {
 #[test]
 fn a_snapshot_shortens_the_log_only_when_asked_to() {
     let place = Place::new();
-    place.load(&numbered(0..50_000));
+    place.load(&numbered(0..200_000));
     let (first, created) = create(&place, &[]);
     assert_eq!(
         (&created["keys"], &created["was_there"], &created["compacted"]),
-        (&50_000.into(), &false.into(), &0.into())
+        (&200_000.into(), &false.into(), &0.into())
     );
     assert_eq!(created["log_bytes"], created["log_bytes_before"]);
     let (again, created) = create(&place, &[]);
@@ -64,7 +64,7 @@ fn a_snapshot_shortens_the_log_only_when_asked_to() {
     assert_eq!(created["compacted"], created["index"]);
     assert!(created["log_bytes"].as_u64() < created["log_bytes_before"].as_u64(), "{created}");
     assert_eq!(ids(&place), [&second[..]]);
-    assert_eq!(place.export(), [&numbered(0..50_000)[..], b"later\t1\n"].concat());
+    assert_eq!(place.export(), [&numbered(0..200_000)[..], b"later\t1\n"].concat());
     assert_eq!(place.ok(&["kv", "get", "later"]), b"1\n");
     let shown = String::from_utf8(place.ok(&["snapshot", "create", "--compact"])).unwrap();
     assert!(shown.contains(&second) && shown.contains("was there already"), "{shown}");

@@ -39,6 +39,12 @@ pub(crate) enum Fault {
     NotHex,
     NoOperation,
     TooManyFields,
+    /// For whoever knows how long a key or a value may be.
+    TooLarge {
+        what: &'static str,
+        bytes: usize,
+        limit: usize,
+    },
 }
 
 impl fmt::Display for Fault {
@@ -64,6 +70,9 @@ impl fmt::Display for Fault {
             Fault::NotHex => f.write_str("\\x is followed by two hexadecimal digits, as in \\x0a"),
             Fault::NoOperation => f.write_str("no operation: a line is set TAB key TAB value, or delete TAB key"),
             Fault::TooManyFields => f.write_str("delete takes a key and nothing after it"),
+            Fault::TooLarge { what, bytes, limit } => {
+                write!(f, "the {what} has {bytes} bytes, and at most {limit} are allowed")
+            }
         }
     }
 }
@@ -150,6 +159,23 @@ pub(crate) fn read_line(line: &[u8]) -> Result<(Bytes, Bytes), Misread> {
         return Err(Misread::at(line, line.len(), Fault::NoTab));
     };
     Ok((read_at(line, 0, tab)?, read_at(line, tab + 1, line.len())?))
+}
+
+/// As [`read_line`], where keys and values may be no longer than this.
+pub(crate) fn read_line_up_to(
+    line: &[u8],
+    key_bytes_max: usize,
+    value_bytes_max: usize,
+) -> Result<(Bytes, Bytes), Misread> {
+    let (key, value) = read_line(line)?;
+    let value_at = line.iter().position(|&byte| byte == b'\t').map_or(0, |tab| tab + 1);
+    let checks = [("key", &key, key_bytes_max, 0), ("value", &value, value_bytes_max, value_at)];
+    for (what, field, limit, at) in checks {
+        if field.len() > limit {
+            return Err(Misread::at(line, at, Fault::TooLarge { what, bytes: field.len(), limit }));
+        }
+    }
+    Ok((key, value))
 }
 
 /// One line of a batch.
@@ -422,6 +448,15 @@ mod tests {
         ] {
             assert_eq!(read_operation(text), Err(Misread { column, fault }), "{}", text.escape_ascii());
         }
+    }
+
+    #[test]
+    fn what_is_too_long_is_told_with_its_length_and_not_with_that_of_its_escapes() {
+        assert!(read_line_up_to(b"\\x00\\x01\t\\n", 2, 1).is_ok());
+        let too_large = |what, bytes, limit| Fault::TooLarge { what, bytes, limit };
+        let misread = |column, fault| Err(Misread { column, fault });
+        assert_eq!(read_line_up_to(b"abc\t", 2, 1), misread(1, too_large("key", 3, 2)));
+        assert_eq!(read_line_up_to("\u{e9}\tab".as_bytes(), 2, 1), misread(3, too_large("value", 2, 1)));
     }
 
     #[test]

@@ -19,18 +19,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use ringwal::machine::{KvCommand, KvError, KvOp, KvResponse};
+use bytes::Bytes;
+use ringwal::machine::{KvCommand, KvError, KvOp, KvResponse, KvStateMachine};
 use ringwal::{DriverConfig, DriverError};
 use serde::Serialize;
 
 use super::args::LoadArgs;
-use super::lines::{LineError, Lines, read_line};
+use super::lines::{LineError, Lines, Misread, read_line_up_to};
 use super::store::{self, Store};
 use crate::failure::from_driver;
 use crate::interrupt;
 use crate::output;
 use crate::progress::Progress;
-use crate::text::{bytes, count, value};
+use crate::text;
 
 /// Bytes of the file after which a batch ends, at most: the log's frames are of this size.
 const BATCH_BYTES_MAX: u64 = 1 << 20;
@@ -61,16 +62,16 @@ impl Loaded {
         let Loaded { loaded_lines, loaded_bytes, batches, seconds, lines_per_s, .. } = self;
         let passed = match self.skipped_lines {
             0 => String::new(),
-            lines => format!(" after {} that were passed over", count(lines)),
+            lines => format!(" after {} that were passed over", text::count(lines)),
         };
         format!(
             "loaded {} lines ({}) in {} batches in {} s, {} a second{passed}; the store has {} keys\n",
-            count(*loaded_lines),
-            bytes(*loaded_bytes),
-            count(*batches),
-            value(*seconds),
-            value(*lines_per_s),
-            count(self.keys),
+            text::count(*loaded_lines),
+            text::bytes(*loaded_bytes),
+            text::count(*batches),
+            text::value(*seconds),
+            text::value(*lines_per_s),
+            text::count(self.keys),
         )
     }
 }
@@ -240,7 +241,7 @@ impl<'a> Load<'a> {
             (self.durable_lines, self.durable_bytes) = (until_line, until_byte);
             self.batches += 1;
             let lines = self.durable_lines;
-            self.bar.at(until_byte, || format!("bytes, {} lines are durable", count(lines)));
+            self.bar.at(until_byte, || format!("bytes, {} lines are durable", text::count(lines)));
         }
         Ok(())
     }
@@ -294,12 +295,17 @@ fn read(mut lines: Lines<Box<dyn BufRead + Send>>, skip: u64, size: &LotSize, se
     }
 }
 
+/// A line that the store takes: what it would refuse is better told with its place.
+fn read_record(line: &[u8]) -> Result<(Bytes, Bytes), Misread> {
+    read_line_up_to(line, KvStateMachine::KEY_BYTES_MAX, KvStateMachine::VALUE_BYTES_MAX)
+}
+
 /// The next lines, and why there are no more if that is a mistake.
 fn read_lot(lines: &mut Lines<Box<dyn BufRead + Send>>, size: &LotSize) -> (Lot, Option<LineError>) {
     let start = lines.bytes();
     let mut lot = Lot::default();
     while lot.operations.len() < size.lines && lines.bytes() - start < size.bytes {
-        match lines.next(read_line) {
+        match lines.next(read_record) {
             Ok(Some((key, value))) => lot.operations.push(KvOp::Put { key, value }),
             Ok(None) => break,
             Err(error) => return (lot, Some(error)),

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use ringwal::machine::KvStateMachine;
-use ringwal::{Snapshot, SnapshotError, SnapshotId, SnapshotOptions, StateImage, StateMachine};
+use ringwal::{Log, Snapshot, SnapshotError, SnapshotId, SnapshotOptions, StateImage, StateMachine};
 use serde::Serialize;
 
 use super::args::CreateArgs;
@@ -62,14 +62,16 @@ pub(super) fn run(args: &CreateArgs) -> Result<()> {
     let options = SnapshotOptions::default().level(args.level).low_priority(false);
     let config = store::one_shot().snapshots(options).keep_snapshots(args.keep as usize);
     let store = store::open_existing(&args.store, config)?;
-    let created = create(&store, args.compact)?;
+    let mut created = create(&store, args.compact)?;
     store::close(store)?;
+    // Segments that a compaction dropped go by and by, and at the latest when the log is closed.
+    created.log_bytes = bytes_of(&Log::open_read_only(&args.store.dir)?.0);
     output::publish(&created, || created.table(), args.json.as_deref(), json_file)
 }
 
 fn create(store: &Store, compact: bool) -> Result<Created> {
     let started = Instant::now();
-    let log_bytes_before = log_bytes(store);
+    let log_bytes = bytes_of(store.log());
     let newest_before = store.snapshots().newest()?;
     let snapshot = if compact { checkpoint(store)? } else { snapshot_alone(store)? };
     Ok(Created {
@@ -83,14 +85,14 @@ fn create(store: &Store, compact: bool) -> Result<Created> {
         keys: store.read(KvStateMachine::len),
         was_there: newest_before == Some(snapshot.id),
         seconds: started.elapsed().as_secs_f64(),
-        log_bytes_before,
-        log_bytes: log_bytes(store),
+        log_bytes_before: log_bytes,
+        log_bytes,
         compacted: store.log().state().compacted.map_or(0, |(index, _)| index),
     })
 }
 
-fn log_bytes(store: &Store) -> u64 {
-    store.log().segments().iter().map(|segment| segment.bytes).sum()
+fn bytes_of(log: &Log) -> u64 {
+    log.segments().iter().map(|segment| segment.bytes).sum()
 }
 
 fn checkpoint(store: &Store) -> Result<Snapshot> {
