@@ -535,9 +535,9 @@ fn a_transfer_cut_anywhere_goes_on_where_a_chunk_ended() {
         assert!(cut as u64 - offset < 1500 || cut > file.len() - 5000, "{offset} of {cut}");
         assert_eq!(importer.is_complete(), cut == file.len());
         // Cut once more, and gone on with at once.
-        let (more, rest) = file[offset as usize..].split_at((file.len() - offset as usize) / 2);
-        importer.receive(&mut &more[..]).unwrap();
-        importer.receive(&mut &rest[..]).unwrap();
+        let (mut more, mut rest) = file[offset as usize..].split_at((file.len() - offset as usize) / 2);
+        importer.receive(&mut more).unwrap();
+        importer.receive(&mut rest).unwrap();
         assert!(importer.is_complete());
         importer.publish().unwrap();
         assert!(snapshots.load_snapshot("snapshot_9_2").unwrap().1 == data);
@@ -633,8 +633,8 @@ fn what_was_not_asked_for_is_refused_and_not_kept() {
     let error = importer.receive(&mut &file[..]).unwrap_err();
     assert!(matches!(&error, SnapshotError::OtherMachine { found, .. } if found == "kv/1"), "{error}");
     assert_eq!(importer.offset(), 0);
-    for nonsense in [&[0; 5000][..], b"GET /".repeat(100).as_slice(), &other[2000..], &file[1..]] {
-        let error = importer.receive(&mut &nonsense[..]).unwrap_err();
+    for mut nonsense in [&[0; 5000][..], b"GET /".repeat(100).as_slice(), &other[2000..], &file[1..]] {
+        let error = importer.receive(&mut nonsense).unwrap_err();
         assert!(matches!(error, SnapshotError::Corrupt { offset: 0, .. }) && importer.offset() == 0, "{error}");
     }
     importer.abort();
