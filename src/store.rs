@@ -291,10 +291,8 @@ impl KvStore {
 }
 
 /// Waits for a command whose answer says nothing.
-fn done(
-    proposed: impl Future<Output = Result<KvResponse>> + Send + 'static,
-) -> impl Future<Output = Result<()>> + Send + 'static {
-    async move { proposed.await.map(drop) }
+async fn done(proposed: impl Future<Output = Result<KvResponse>> + Send + 'static) -> Result<()> {
+    proposed.await.map(drop)
 }
 
 /// Reading. Never waits for the disk; sees everything that was answered before.

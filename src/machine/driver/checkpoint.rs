@@ -85,13 +85,20 @@ impl<M: StateMachine> Keeper<M> {
     }
 
     fn take_if_due(&mut self) {
-        self.shared.is_asked.store(false, Ordering::Release);
+        // It counts as asked until it is done: else what the keeper itself applies meanwhile would ask again.
         if self.shared.is_due() {
             let outcome = self.shared.checkpoint();
             self.note(&outcome);
         } else {
             self.patience = None;
+            self.listen();
         }
+    }
+
+    /// Lets those who apply ask for a snapshot again, and looks whether they would have.
+    fn listen(&self) {
+        self.shared.is_asked.store(false, Ordering::Release);
+        self.shared.ask_for_snapshot_if_due();
     }
 
     fn take_for(&mut self, by: Sender<Outcome<M>>) {
@@ -120,7 +127,8 @@ impl<M: StateMachine> Keeper<M> {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
                 ToKeeper::Wanted(by) => others.push(by),
-                ToKeeper::Due => self.shared.is_asked.store(false, Ordering::Release),
+                // Looked at again once those who wait are served.
+                ToKeeper::Due => {}
                 ToKeeper::Stop => {
                     let _ = self.shared.to_keeper.send(ToKeeper::Stop);
                     return (Vec::new(), true);
@@ -134,7 +142,7 @@ impl<M: StateMachine> Keeper<M> {
         match outcome {
             Ok(_) => {
                 self.patience = None;
-                self.shared.is_asked.store(false, Ordering::Release);
+                self.listen();
             }
             Err(_) => {
                 // What is due waits for its time, however much is applied meanwhile.
@@ -215,8 +223,8 @@ impl<M: StateMachine> Shared<M> {
         Ok(snapshot)
     }
 
-    /// A snapshot is never ahead of what the log has for sure, or after a crash the log would have to leave out what older
-    /// snapshots need.
+    /// A snapshot is never ahead of what the log has for sure, or after a crash the log would have to leave out what
+    /// older snapshots need.
     fn make_durable(&self) -> crate::Result<()> {
         if planted(StackPlant::ImageAheadOfLog) { Ok(()) } else { self.log.sync().map(drop) }
     }
@@ -283,7 +291,8 @@ impl<M: StateMachine> Shared<M> {
         // One that is newer came from elsewhere: it is for the next open.
         ids.retain(|id| *id <= newest);
         ids.sort();
-        Ok(ids.into_iter().rev().take(self.config.log_reaches_back_to).last().unwrap_or(newest))
+        let place = ids.len().saturating_sub(self.config.log_reaches_back_to);
+        Ok(ids.get(place).copied().unwrap_or(newest))
     }
 }
 
