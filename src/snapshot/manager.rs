@@ -355,7 +355,7 @@ impl FileSnapshots {
         let snapshot = self.read_back(id, &temporary.name)?;
         let mut state = self.state();
         self.check_absent(id)?;
-        let named = temporary.rename_to(&id.file_name()).and_then(|()| Ok(self.describe(id)));
+        let named = temporary.rename_to(&id.file_name()).map(|()| self.describe(id));
         // Where it has the name and may lose it in a crash, it goes before anybody can see it and rely on it.
         match named.inspect_err(|_| temporary.discard())? {
             Ok(named) if named == snapshot => drop(state.verified.insert(id)),

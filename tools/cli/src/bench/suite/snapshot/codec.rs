@@ -183,7 +183,7 @@ fn state() -> Vec<u8> {
             let number = next_random(&mut random);
             state.extend_from_slice(&number.to_le_bytes());
             if word > 1 {
-                state.extend_from_slice(if number % 2 == 0 { b"of a key" } else { b" a value" });
+                state.extend_from_slice(if number.is_multiple_of(2) { b"of a key" } else { b" a value" });
             }
         }
     }
