@@ -16,6 +16,7 @@ mod import;
 mod manager;
 mod mem;
 mod options;
+mod pace;
 mod pool;
 mod reader;
 mod temporary;

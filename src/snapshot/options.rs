@@ -53,8 +53,9 @@ impl SnapshotOptions {
         self
     }
 
-    /// Whether the threads that compress, write and verify run at the lowest priority, so that a snapshot takes the CPU
-    /// time that nobody else wants: default `true`.
+    /// Whether a snapshot gives way to everybody else: the threads that compress, write and verify run at the lowest
+    /// priority, so that they take the CPU time that nobody else wants, and the disk is left alone for three quarters of
+    /// the time. Default `true`.
     #[must_use]
     pub fn low_priority(mut self, low_priority: bool) -> SnapshotOptions {
         self.low_priority = low_priority;

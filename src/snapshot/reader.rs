@@ -21,6 +21,7 @@ use crossbeam_channel::Sender;
 use zstd::bulk::Decompressor;
 
 use super::SnapshotError;
+use super::pace::Pace;
 use super::pool::{self, InOrder, Job, Threads};
 use crate::disk::{AlignedBuf, DiskFile};
 use crate::format::snapshot::{
@@ -66,7 +67,7 @@ impl SnapshotReader {
         low_priority: bool,
     ) -> Result<SnapshotReader, SnapshotError> {
         let source = Arc::new(Source::open(file, path)?);
-        let decoder = Decoder::new(&source)?;
+        let decoder = Decoder::new(&source, Pace::new(low_priority, 1))?;
         let workers = workers.min(WORKERS_MAX);
         let (current, so_far) = (Piece::default(), SoFar::default());
         Ok(SnapshotReader { source, workers, low_priority, position: 0, current, decoder, ahead: None, so_far })
@@ -263,6 +264,7 @@ struct Piece {
 struct Decoder {
     context: Decompressor<'static>,
     window: Window,
+    pace: Pace,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -272,15 +274,16 @@ impl std::fmt::Debug for Decoder {
 }
 
 impl Decoder {
-    fn new(source: &Source) -> Result<Decoder, SnapshotError> {
+    fn new(source: &Source, pace: Pace) -> Result<Decoder, SnapshotError> {
         let context = Decompressor::new().map_err(SnapshotError::io("decompress", &source.path))?;
-        Ok(Decoder { context, window: Window::default() })
+        Ok(Decoder { context, window: Window::default(), pace })
     }
 
     /// Reads, verifies, decompresses and verifies a chunk.
     fn decode(&mut self, source: &Source, number: u64, piece: &mut Piece) -> Result<(), SnapshotError> {
         let place = source.table.place(number).unwrap_or_default();
-        let bytes = self.window.read(&*source.file, place.clone()).map_err(SnapshotError::io("read", &source.path))?;
+        let read = self.pace.work(|| self.window.read(&*source.file, place.clone()));
+        let bytes = read.map_err(SnapshotError::io("read", &source.path))?;
         let defect = |reason| SnapshotDefect::Corrupt { offset: place.start, reason };
         let of = |defect| SnapshotError::of(defect, &source.path);
         let header = ChunkHeader::decode(bytes, number, place.start, &source.header).map_err(of)?;
@@ -341,7 +344,7 @@ impl Job for Box<Asked> {
 impl Ahead {
     fn start(source: &Arc<Source>, workers: usize, low_priority: bool, next: u64) -> Result<Ahead, SnapshotError> {
         let is_over = Arc::new(AtomicBool::new(false));
-        let decoders: Result<Vec<_>, _> = (0..workers).map(|_| Decoder::new(source)).collect();
+        let decoders: Result<Vec<_>, _> = (0..workers).map(|_| Decoder::new(source, Pace::new(low_priority, workers))).collect();
         let bodies = decoders?.into_iter().map(|mut decoder| {
             let (source, is_over) = (Arc::clone(source), Arc::clone(&is_over));
             move |asked: &mut Box<Asked>| {

@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::CParameter;
 
+use super::pace::Pace;
 use super::pool::{self, InOrder, Job, Threads};
 use super::{SnapshotError, SnapshotOptions};
 use crate::disk::{AlignedBuf, DiskFile};
@@ -29,8 +30,8 @@ use crate::format::snapshot::{
 };
 use crate::plant::{StackPlant, planted};
 
-/// Size of one write to the file.
-const WRITE_BYTES: usize = 1 << 20;
+/// Size of one write to the file: one that others on the same disk hardly notice.
+const WRITE_BYTES: usize = 128 << 10;
 
 /// So much is written between two syncs.
 const SYNC_EVERY_BYTES: u64 = 16 << 20;
@@ -110,7 +111,7 @@ impl SnapshotStream {
                 format!("the machine's name {name:?} has {bytes} bytes: it must have at most {MACHINE_BYTES_MAX}");
             return Err(SnapshotError::Config(message));
         }
-        let mut sink = Sink::new(file, path.clone(), header.salt);
+        let mut sink = Sink::new(file, path.clone(), header.salt, options.low_priority);
         sink.put(&header.encode())?;
         let encoder = Encoder::new(options.level, &path)?;
         let options = options.clone();
@@ -374,6 +375,7 @@ struct Sink {
     offset: u64,
     synced: u64,
     index: SnapshotIndex,
+    pace: Pace,
 }
 
 impl std::fmt::Debug for Sink {
@@ -383,9 +385,10 @@ impl std::fmt::Debug for Sink {
 }
 
 impl Sink {
-    fn new(file: Arc<dyn DiskFile>, path: PathBuf, salt: u64) -> Sink {
+    fn new(file: Arc<dyn DiskFile>, path: PathBuf, salt: u64, is_gentle: bool) -> Sink {
         let (buffer, index) = (AlignedBuf::zeroed(WRITE_BYTES), SnapshotIndex::default());
-        Sink { file, path, salt, buffer, filled: 0, offset: 0, synced: 0, index }
+        let pace = Pace::new(is_gentle, 1);
+        Sink { file, path, salt, buffer, filled: 0, offset: 0, synced: 0, index, pace }
     }
 
     /// Writes a compressed chunk behind its header.
@@ -412,7 +415,8 @@ impl Sink {
     }
 
     fn write_out(&mut self) -> Result<(), SnapshotError> {
-        self.file.write_at(&self.buffer[..self.filled], self.offset).map_err(SnapshotError::io("write", &self.path))?;
+        let (piece, offset) = (&self.buffer[..self.filled], self.offset);
+        self.pace.work(|| self.file.write_at(piece, offset)).map_err(SnapshotError::io("write", &self.path))?;
         self.offset += self.filled as u64;
         self.filled = 0;
         if self.offset - self.synced >= SYNC_EVERY_BYTES {
@@ -422,7 +426,7 @@ impl Sink {
     }
 
     fn sync(&mut self) -> Result<(), SnapshotError> {
-        self.file.sync().map_err(SnapshotError::io("sync", &self.path))?;
+        self.pace.work(|| self.file.sync()).map_err(SnapshotError::io("sync", &self.path))?;
         self.synced = self.offset;
         Ok(())
     }
