@@ -114,6 +114,7 @@ mod log_storage;
 pub mod machine;
 mod mem_log;
 mod plant;
+mod priority;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

@@ -13,6 +13,8 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use crate::priority::step_back;
+
 /// A job, with room for its outcome.
 pub(super) trait Job: Send + 'static {
     /// Jobs come out in this order: 0, 1, 2 and so on from the first that was given in.
@@ -64,10 +66,9 @@ pub(super) fn spawn<T: Send + 'static>(
     })
 }
 
-/// The lowest priority for this thread: on Linux a nice value is a thread's own. It takes the processor when nobody
-/// else wants it, and its requests to the disk come after others' where the scheduler of the device looks at that.
+/// Every other thread goes first.
 fn yield_to_all() {
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+    if let Err(error) = step_back() {
         tracing::debug!(%error, "a snapshot's thread keeps its priority");
     }
 }
@@ -167,14 +168,6 @@ mod tests {
         }
         assert!(done.next().is_none());
         drop(threads);
-    }
-
-    #[test]
-    fn only_threads_of_low_priority_yield_to_all_others() {
-        let niceness = || rustix::process::getpriority_process(None).unwrap();
-        let before = niceness();
-        assert_eq!(spawn("test", true, niceness).unwrap().join().unwrap(), 19);
-        assert_eq!((spawn("test", false, niceness).unwrap().join().unwrap(), niceness()), (before, before));
     }
 
     #[test]

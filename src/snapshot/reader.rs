@@ -344,7 +344,8 @@ impl Job for Box<Asked> {
 impl Ahead {
     fn start(source: &Arc<Source>, workers: usize, low_priority: bool, next: u64) -> Result<Ahead, SnapshotError> {
         let is_over = Arc::new(AtomicBool::new(false));
-        let decoders: Result<Vec<_>, _> = (0..workers).map(|_| Decoder::new(source, Pace::new(low_priority, workers))).collect();
+        let decoders: Result<Vec<_>, _> =
+            (0..workers).map(|_| Decoder::new(source, Pace::new(low_priority, workers))).collect();
         let bodies = decoders?.into_iter().map(|mut decoder| {
             let (source, is_over) = (Arc::clone(source), Arc::clone(&is_over));
             move |asked: &mut Box<Asked>| {

@@ -33,6 +33,9 @@ use crate::plant::{StackPlant, planted};
 /// Size of one write to the file: one that others on the same disk hardly notice.
 const WRITE_BYTES: usize = 128 << 10;
 
+/// So much of the state is taken in before the thread it comes from lets others have the processor, where there is no hurry.
+const YIELD_EVERY_BYTES: usize = 4 << 10;
+
 /// So much is written between two syncs.
 const SYNC_EVERY_BYTES: u64 = 16 << 20;
 
@@ -44,6 +47,8 @@ pub(crate) struct SnapshotStream {
     path: PathBuf,
     /// Bytes of the state that are not yet given to anybody.
     filling: Box<Chunk>,
+    /// Bytes that were taken in since others were let have the processor.
+    unyielded_bytes: usize,
     next_number: u64,
     stage: Stage,
 }
@@ -117,7 +122,7 @@ impl SnapshotStream {
         let options = options.clone();
         let filling = Box::new(Chunk::new(options.chunk_bytes));
         let stage = Stage::Here(Box::new(Here { encoder, sink }));
-        Ok(SnapshotStream { header, options, path, filling, next_number: 0, stage })
+        Ok(SnapshotStream { header, options, path, filling, unyielded_bytes: 0, next_number: 0, stage })
     }
 
     /// Takes in more of the state. Waits while the pool and the disk are behind.
@@ -126,6 +131,7 @@ impl SnapshotStream {
             return Err(error.again());
         }
         let room = self.options.chunk_bytes as usize;
+        self.give_way(bytes.len());
         while !bytes.is_empty() {
             if self.filling.raw.len() == room {
                 self.pass_on(false).map_err(|error| self.fail(error))?;
@@ -152,6 +158,16 @@ impl SnapshotStream {
         }
         let header = self.header.clone();
         self.into_sink()?.finish(&header)
+    }
+
+    /// Lets others have the processor now and then. Whoever walks through a large state does not wait for anything for
+    /// milliseconds, and for so long the scheduler may keep a thread that became ready meanwhile waiting.
+    fn give_way(&mut self, bytes: usize) {
+        self.unyielded_bytes += bytes;
+        if self.options.low_priority && self.unyielded_bytes >= YIELD_EVERY_BYTES {
+            self.unyielded_bytes = 0;
+            std::thread::yield_now();
+        }
     }
 
     /// Gives the chunk away and begins another.
