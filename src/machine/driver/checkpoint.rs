@@ -321,9 +321,10 @@ impl<M: StateMachine> Shared<M> {
     fn reach(&self, newest: SnapshotId) -> Result<SnapshotId, DriverError<M::Error>> {
         let listed = self.snapshots.list()?.into_iter();
         // One that is newer came from elsewhere: it is for the next open. One that cannot be opened is nothing to fall
-        // back to.
+        // back to; that a device fails to read says nothing of it.
+        let counts = |described: &Result<_, _>| matches!(described, Ok(_) | Err(SnapshotError::Io { .. }));
         let ids: Vec<SnapshotId> =
-            listed.filter(|(id, described)| *id <= newest && described.is_ok()).map(|(id, _)| id).collect();
+            listed.filter(|(id, described)| *id <= newest && counts(described)).map(|(id, _)| id).collect();
         let place = ids.len().saturating_sub(self.config.log_reaches_back_to);
         Ok(ids.get(place).copied().unwrap_or(newest))
     }
