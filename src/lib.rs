@@ -132,7 +132,8 @@ pub use log::{
 };
 pub use log_storage::LogStorage;
 pub use machine::{
-    Driver, DriverConfig, DriverError, DriverReport, DriverStats, KvOp, MachineFailure, StateImage, StateMachine,
+    Driver, DriverConfig, DriverError, DriverReport, DriverStats, KvOp, MachineFailure, Proposed, StateImage,
+    StateMachine,
 };
 pub use mem_log::MemLog;
 pub use segment::recover::RecoveryReport;

@@ -86,7 +86,7 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of the implementation; a store in memory has none.
+    /// Those of the implementation: of a [`KvStore`], those of [`Driver::try_read`].
     fn read(&self, key: &[u8]) -> impl Future<Output = std::result::Result<Option<Bytes>, Self::Error>> + Send;
 
     /// Removes a key, if it is there. **Durable on return.**
@@ -296,51 +296,105 @@ async fn done(proposed: impl Future<Output = Result<KvResponse>> + Send + 'stati
 }
 
 /// Reading. Never waits for the disk; sees everything that was answered before.
+///
+/// # Panics
+///
+/// Each of these, except those that return a `Result`, where [`Driver::read`] does: after the machine failed, and from
+/// inside of a closure that reads it.
 impl KvStore {
     /// The value of a key.
+    ///
+    /// # Panics
+    ///
+    /// See above.
     pub fn get(&self, key: &[u8]) -> Option<Bytes> {
         self.driver.read(|machine| machine.get(key))
     }
 
+    /// As [`KvStore::get`], and never panics.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Driver::try_read`].
+    pub fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.driver.try_read(|machine| machine.get(key))
+    }
+
     /// Whether the key is there.
+    ///
+    /// # Panics
+    ///
+    /// See above.
     pub fn contains_key(&self, key: &[u8]) -> bool {
         self.driver.read(|machine| machine.contains_key(key))
     }
 
     /// The entries of a range of keys, in order, as they are at one moment: the first `limit` of them.
+    ///
+    /// # Panics
+    ///
+    /// See above.
     pub fn scan<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>, limit: usize) -> Vec<(Bytes, Bytes)> {
+        match self.try_scan(range, limit) {
+            Ok(found) => found,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+
+    /// As [`KvStore::scan`], and never panics.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Driver::try_read`].
+    pub fn try_scan<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>, limit: usize) -> Result<Vec<(Bytes, Bytes)>> {
         let (start, end) = (range.start_bound().map(K::as_ref), range.end_bound().map(K::as_ref));
-        let (mut found, image) = self.driver.read(|machine| {
+        let (mut found, image) = self.driver.try_read(|machine| {
             let lent = machine.range::<&[u8]>((start, end)).take(limit.min(LENT_ENTRIES_MAX));
             let found: Vec<(Bytes, Bytes)> = lent.map(copied).collect();
             // There may be more, which nobody who writes is to wait for.
             let is_long = found.len() == LENT_ENTRIES_MAX && limit > LENT_ENTRIES_MAX;
             (found, is_long.then(|| machine.image()))
-        });
+        })?;
         if let (Some(image), Some((last, _))) = (image, found.last().cloned()) {
             let rest = image.range::<&[u8]>((Bound::Excluded(&*last), end)).take(limit - found.len());
             found.extend(rest.map(copied));
         }
-        found
+        Ok(found)
     }
 
     /// Everything, as it is at this moment: to be read for as long as wanted while writes go on. As long as it lives,
     /// memory grows with what is written.
+    ///
+    /// # Panics
+    ///
+    /// See above.
     pub fn image(&self) -> KvImage {
         self.driver.read(|machine| machine.image())
     }
 
     /// Number of keys.
+    ///
+    /// # Panics
+    ///
+    /// See above.
     pub fn len(&self) -> u64 {
         self.driver.read(|machine| machine.len())
     }
 
     /// Whether there are no keys.
+    ///
+    /// # Panics
+    ///
+    /// See above.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Bytes of all keys and values.
+    ///
+    /// # Panics
+    ///
+    /// See above.
     pub fn bytes(&self) -> u64 {
         self.driver.read(|machine| machine.bytes())
     }
@@ -374,7 +428,9 @@ impl KvStore {
 
 impl fmt::Debug for KvStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KvStore").field("keys", &self.len()).field("driver", &self.driver).finish()
+        // Also after the machine failed, and from inside of it.
+        let keys = self.driver.try_read(|machine| machine.len()).ok();
+        f.debug_struct("KvStore").field("keys", &keys).field("driver", &self.driver).finish()
     }
 }
 
@@ -388,7 +444,7 @@ macro_rules! storage {
             }
 
             fn read(&self, key: &[u8]) -> impl Future<Output = Result<Option<Bytes>>> + Send {
-                ready(Ok(self.get(key)))
+                ready(self.try_get(key))
             }
 
             async fn delete(&self, key: &[u8]) -> Result<()> {
@@ -404,7 +460,7 @@ macro_rules! storage {
                 start: &[u8],
                 end: &[u8],
             ) -> impl Future<Output = Result<Vec<(Bytes, Bytes)>>> + Send {
-                ready(Ok(self.scan(start..end, usize::MAX)))
+                ready(self.try_scan(start..end, usize::MAX))
             }
         }
     )*};

@@ -352,6 +352,69 @@ fn a_damaged_newest_snapshot_is_got_over_while_the_log_reaches_back() {
 }
 
 #[test]
+fn an_intact_newest_snapshot_is_not_given_up_for_one_read_that_goes_wrong() {
+    let config = config().log_reaches_back_to(2).fall_back(true);
+    let history = with_history(&config);
+    let files = history.file_names();
+    let rules: [fn(u64) -> FaultRule; 2] =
+        [|nth| FaultRule::io_error(OpKind::Read, nth), |nth| FaultRule::bit_error(nth, 12_345)];
+    for (kind, rule) in rules.into_iter().enumerate() {
+        let (mut struck, mut opened) = (0, 0);
+        for nth in 1.. {
+            let disk = history.copy_at_rest();
+            disk.fail(rule(nth).on("snapshot_20_0.zst"));
+            let result = try_open(&disk, config.clone());
+            if disk.struck().is_empty() {
+                break;
+            }
+            struck += 1;
+            match result {
+                Ok((driver, report)) => {
+                    assert_eq!((report.snapshot.index, report.set_aside.len()), (20, 0), "{kind} {nth}");
+                    assert_eq!(lines(&driver), expected(30));
+                    opened += 1;
+                }
+                Err(error) => {
+                    let DriverError::Snapshot(SnapshotError::Io { .. }) = error else { panic!("{error:?}") };
+                    assert_eq!(disk.file_names(), files, "{kind} {nth}");
+                }
+            }
+        }
+        assert_eq!((struck > 1, opened), (true, if kind == 0 { 0 } else { struck }), "{kind}: of {struck}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_whole_is_not_set_aside() {
+    let disk = with_history(&config());
+    let driver = open(&disk);
+    let files = snapshot_files(&disk);
+    let refused = driver.snapshots().set_aside("snapshot_10_0");
+    assert!(matches!(refused, Err(SnapshotError::Intact { .. })), "{refused:?}");
+    disk.fail(FaultRule::io_error(OpKind::Read, 1));
+    let refused = driver.snapshots().set_aside("snapshot_10_0");
+    assert!(matches!(refused, Err(SnapshotError::Io { .. })), "{refused:?}");
+    assert_eq!(snapshot_files(&disk), files);
+    damage(&disk, "snapshot_10_0.zst");
+    driver.snapshots().set_aside("snapshot_10_0").unwrap();
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_opened_is_none_that_the_log_reaches_back_to() {
+    let config = config().keep_snapshots(3).log_reaches_back_to(2);
+    let disk = with_history(&config);
+    let last_byte = disk.read_file("snapshot_20_0.zst").unwrap().len() as u64 - 1;
+    let (driver, _) = try_open(&disk, config.clone()).unwrap();
+    disk.flip_bit("snapshot_20_0.zst", last_byte, 3).unwrap();
+    driver.checkpoint().unwrap();
+    assert_eq!(driver.log().state().compacted, Some((10, 0)));
+    drop(driver);
+    damage(&disk, "snapshot_30_0.zst");
+    let (driver, report) = try_open(&disk, config.fall_back(true)).unwrap();
+    assert_eq!((lines(&driver), report.snapshot.index), (expected(30), 10));
+}
+
+#[test]
 fn where_the_log_does_not_reach_back_falling_back_is_no_way_on() {
     let config = config().fall_back(true);
     let disk = with_history(&config);
@@ -372,15 +435,84 @@ fn an_entry_that_is_no_command_is_an_error_at_its_index() {
     assert!(matches!(opened, Err(DriverError::Undecodable { index: 31, source: ScribeError::NoText })), "{opened:?}");
 }
 
-#[test]
-fn a_snapshot_of_a_peer_ahead_of_the_log_is_installed() {
-    let disk = with_history(&config());
+/// Puts a snapshot there that this directory's driver did not make.
+fn put_snapshot(disk: &SimDisk, index: u64, term: u64) {
     let snapshots = FileSnapshots::open_on(Arc::new(disk.clone()), SnapshotOptions::default()).unwrap();
-    let mut writer = snapshots.writer(100, 4, "scribe/1").unwrap();
+    let mut writer = snapshots.writer(index, term, "scribe/1").unwrap();
     writer.write_all(b"what the peer knows").unwrap();
     writer.publish().unwrap();
+}
+
+#[test]
+fn a_snapshot_of_a_peer_in_a_new_directory_is_installed() {
+    let disk = SimDisk::new(7);
+    drop(Log::open_on(Arc::new(disk.clone()), tiny()).unwrap());
+    put_snapshot(&disk, 100, 4);
+    let driver = open(&disk);
+    assert_eq!((driver.last_applied(), lines(&driver)), (100, vec!["what the peer knows".to_owned()]));
+    assert_eq!(driver.propose("and more".into()).unwrap(), 2);
+}
+
+#[test]
+fn a_snapshot_of_a_peer_does_not_replace_entries_unless_that_is_wanted() {
+    let disk = with_history(&config());
+    put_snapshot(&disk, 100, 4);
+    let files = disk.file_names();
     for _ in 0..2 {
-        let driver = open(&disk);
+        let error = try_open(&disk, config()).unwrap_err();
+        assert!(matches!(error, DriverError::Ahead { first: 21, last: 30, .. }), "{error:?}");
+        let told = error.to_string();
+        assert!(told.contains("install_over_entries") && told.contains("snapshot_100_4.zst"), "{told}");
+        assert_eq!(disk.file_names(), files);
+    }
+    disk.remove_file("snapshot_100_4.zst").unwrap();
+    assert_eq!(lines(&open(&disk)), expected(30), "nothing is lost");
+}
+
+#[test]
+fn entries_whose_own_snapshot_is_damaged_are_not_replaced_either() {
+    let config = config().log_reaches_back_to(2);
+    let disk = with_history(&config);
+    let (driver, _) = try_open(&disk, config.clone()).unwrap();
+    assert_eq!(driver.checkpoint().unwrap().index, 30);
+    drop(driver);
+    damage(&disk, "snapshot_30_0.zst");
+    put_snapshot(&disk, 100, 4);
+    let opened = try_open(&disk, config.clone());
+    assert!(matches!(opened, Err(DriverError::Ahead { first: 21, last: 30, .. })), "{opened:?}");
+    disk.remove_file("snapshot_100_4.zst").unwrap();
+    assert_eq!(lines(&try_open(&disk, config.fall_back(true)).unwrap().0), expected(30));
+}
+
+#[test]
+fn a_newer_snapshot_of_a_peer_costs_a_running_driver_none_of_its_own() {
+    let disk = SimDisk::new(24);
+    let config = config().keep_snapshots(1);
+    let (driver, _) = try_open(&disk, config.clone()).unwrap();
+    write(&driver, 1..=1);
+    driver.checkpoint().unwrap();
+    put_snapshot(&disk, 50, 2);
+    for last in [10, 12] {
+        write(&driver, driver.last_applied() + 1..=last);
+        let snapshot = driver.checkpoint().unwrap();
+        assert_eq!(driver.checkpoint().unwrap(), snapshot);
+        assert_eq!(snapshot_files(&disk), [format!("snapshot_{last}_0.zst"), "snapshot_50_2.zst".into()]);
+        assert_eq!(driver.log().state().compacted, Some((last, 0)));
+    }
+    write(&driver, 13..=15);
+    drop(driver);
+    let opened = try_open(&disk, config.clone());
+    assert!(matches!(opened, Err(DriverError::Ahead { first: 13, last: 15, .. })), "{opened:?}");
+    disk.remove_file("snapshot_50_2.zst").unwrap();
+    assert_eq!(lines(&try_open(&disk, config).unwrap().0), expected(15));
+}
+
+#[test]
+fn a_snapshot_of_a_peer_ahead_of_the_log_is_installed_where_that_is_wanted() {
+    let disk = with_history(&config());
+    put_snapshot(&disk, 100, 4);
+    for is_wanted in [true, false] {
+        let driver = try_open(&disk, config().install_over_entries(is_wanted)).unwrap().0;
         assert_eq!((driver.last_applied(), lines(&driver)), (100, vec!["what the peer knows".to_owned()]));
         assert_eq!(driver.log().state().compacted, Some((100, 4)));
     }
@@ -573,6 +705,92 @@ fn a_snapshot_that_is_due_and_fails_is_not_tried_at_every_proposal() {
 }
 
 #[test]
+fn a_long_checkpoint_that_fails_is_not_tried_at_every_proposal_either() {
+    let disk = SimDisk::new(25);
+    let (driver, _) =
+        try_open(&disk, config().log(tiny().segment_bytes(1 << 20)).snapshot_every_entries(Some(5))).unwrap();
+    eventually("the spare stands", || driver.log().segments().iter().any(|it| it.role == SegmentRole::Spare));
+    let gate = gate(&driver);
+    let before = gate.waiting.load(Ordering::SeqCst);
+    gate.close();
+    write(&driver, 1..=5);
+    gate.wait_for(before + 1);
+    // Much is applied while it is written, and it fails at its very end.
+    write(&driver, 6..=100);
+    disk.fail(FaultRule::no_space(OpKind::Rename, 1).for_good());
+    gate.open();
+    eventually("it failed", || driver.stats().failed_checkpoints > 0);
+    write(&driver, 101..=400);
+    let failed = driver.stats().failed_checkpoints;
+    assert!(failed < 50, "{failed} times for 400 proposals");
+    disk.clear_faults();
+    eventually("it is tried again by itself", || driver.stats().snapshot.index == 400);
+}
+
+#[test]
+fn a_snapshot_that_somebody_made_of_this_very_index_is_taken_if_it_is_whole() {
+    for is_damaged in [false, true] {
+        let disk = SimDisk::new(26);
+        let driver = open(&disk);
+        write(&driver, 1..=10);
+        let mut writer = driver.snapshots().writer(10, 0, "scribe/1").unwrap();
+        writer.write_all(lines(&driver).join("\n").as_bytes()).unwrap();
+        let theirs = writer.publish().unwrap();
+        if is_damaged {
+            damage(&disk, "snapshot_10_0.zst");
+            let failed = driver.checkpoint();
+            assert!(matches!(failed, Err(DriverError::Snapshot(SnapshotError::Corrupt { .. }))), "{failed:?}");
+            assert_eq!(driver.log().state().compacted, None);
+            write(&driver, 11..=11);
+            assert_eq!(driver.checkpoint().unwrap().index, 11, "the next one is not in its way");
+            continue;
+        }
+        assert_eq!(driver.checkpoint().unwrap(), theirs);
+        assert_eq!((driver.stats().snapshot, driver.stats().entries_since_snapshot), (theirs.id, 0));
+        assert_eq!(driver.log().state().compacted, Some((10, 0)));
+        drop(driver);
+        let (driver, report) = try_open(&disk, config()).unwrap();
+        assert_eq!((report.snapshot.index, lines(&driver)), (10, expected(10)));
+    }
+}
+
+#[test]
+fn a_snapshot_of_another_machine_of_this_very_index_is_not_taken() {
+    let disk = SimDisk::new(27);
+    let driver = open(&disk);
+    write(&driver, 1..=10);
+    driver.snapshots().writer(10, 0, "counter/1").unwrap().publish().unwrap();
+    let failed = driver.checkpoint();
+    assert!(matches!(failed, Err(DriverError::Snapshot(SnapshotError::OtherMachine { .. }))), "{failed:?}");
+    assert_eq!(driver.log().state().compacted, None);
+}
+
+#[test]
+fn commands_that_are_submitted_are_under_way_at_once_and_applied_in_order() {
+    let disk = SimDisk::new(28);
+    let driver = open(&disk);
+    let submitted: Vec<_> = (1..=600u64).map(|index| driver.submit(format!("line {index}")).unwrap()).collect();
+    for (nth, proposed) in submitted.into_iter().enumerate() {
+        assert_eq!(proposed.index(), nth as u64 + 1);
+        match nth % 3 {
+            0 => assert_eq!(proposed.wait().unwrap(), nth + 1),
+            1 => assert_eq!(block_on(proposed).unwrap(), nth + 1),
+            _ => drop(proposed),
+        }
+    }
+    let refused = driver.submit("no".into()).unwrap().wait();
+    assert!(matches!(refused, Err(DriverError::Refused(_))), "{refused:?}");
+    assert_eq!((lines(&driver), driver.last_applied()), (expected(600), 601));
+    let inside = driver.read(|_| driver.submit("inside".into()).map(drop));
+    assert!(matches!(inside, Err(DriverError::Reentrant)), "{inside:?}");
+    // The last handle may go before the answers are there.
+    let last = driver.submit("line 601".into()).unwrap();
+    drop(driver);
+    assert_eq!(last.wait().unwrap(), 601);
+    assert_eq!(lines(&open(&disk)), expected(601));
+}
+
+#[test]
 fn a_snapshot_that_was_due_at_the_last_close_is_taken_after_the_open() {
     let disk = with_history(&config());
     let (driver, _) = try_open(&disk, config().snapshot_every_entries(Some(10))).unwrap();
@@ -650,6 +868,8 @@ fn a_machine_that_panics_is_not_used_any_more_and_nobody_hangs() {
     assert!(failed >= 1 && driver.last_applied() <= driver.commit_index());
     assert!(matches!(driver.propose("later".into()), Err(DriverError::MachineFailed(_))));
     assert!(matches!(driver.checkpoint(), Err(DriverError::MachineFailed(_))));
+    let tried = driver.try_read(|scribe| scribe.lines.len());
+    assert!(matches!(tried, Err(DriverError::MachineFailed(_))), "{tried:?}");
     let reader = driver.clone();
     let read = thread::spawn(move || lines(&reader)).join();
     assert!(read.unwrap_err().downcast::<String>().unwrap().contains("the pen broke"));
@@ -668,6 +888,7 @@ fn a_call_from_inside_the_machine_is_an_error_and_no_deadlock() {
     assert!(driver.read(|_| is_reentrant(block_on(driver.propose_async("inside".into())))));
     assert!(driver.read(|_| matches!(driver.checkpoint(), Err(DriverError::Reentrant))));
     assert_eq!(driver.read(|_| driver.last_applied()), 0, "what waits for nothing may be called");
+    assert!(driver.read(|_| matches!(driver.try_read(|_| ()), Err(DriverError::Reentrant))));
     let nested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.read(|_| driver.read(|_| ()))));
     assert!(nested.unwrap_err().downcast::<&str>().unwrap().contains("inside"));
     // Another driver is another matter; and afterwards all is well.

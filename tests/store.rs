@@ -377,3 +377,18 @@ fn the_trait_is_there_for_the_store_and_for_what_lends_it() {
     store.delete("b").unwrap();
     block_on(through_the_trait(store)).unwrap();
 }
+
+#[test]
+fn after_its_machine_failed_a_store_answers_with_errors_and_does_not_panic() {
+    let (_disk, store) = sim(31);
+    store.set("key", "value").unwrap();
+    assert_eq!(block_on(Storage::read(&store, b"key")).unwrap().unwrap(), "value");
+    // No command: the machine cannot go past it.
+    store.driver().log().append(&b"\xff"[..]).unwrap();
+    assert!(matches!(store.set("key", "other"), Err(DriverError::MachineFailed(_))));
+    assert!(matches!(block_on(Storage::read(&store, b"key")), Err(DriverError::MachineFailed(_))));
+    assert!(matches!(block_on(store.range_scan(b"a", b"z")), Err(DriverError::MachineFailed(_))));
+    assert!(matches!(store.try_get(b"key"), Err(DriverError::MachineFailed(_))));
+    assert!(matches!(store.try_scan::<&[u8]>(.., 1), Err(DriverError::MachineFailed(_))));
+    assert!(format!("{store:?}").contains("KvStore"));
+}

@@ -109,7 +109,7 @@ use std::io::{self, Read, Write};
 use bytes::Bytes;
 
 pub use counter::{CounterCommand, CounterError, CounterImage, CounterStateMachine};
-pub use driver::{Driver, DriverConfig, DriverError, DriverReport, DriverStats, MachineFailure};
+pub use driver::{Driver, DriverConfig, DriverError, DriverReport, DriverStats, MachineFailure, Proposed};
 pub use error::{CommandError, StateError};
 pub use kv::{KvCommand, KvError, KvImage, KvOp, KvRange, KvResponse, KvStateMachine};
 

@@ -36,6 +36,12 @@ pub enum SnapshotError {
         /// Its id.
         id: SnapshotId,
     },
+    /// The snapshot is whole: there is no reason to set it aside.
+    #[error("{id} is whole and stays as it is: delete it if it is not wanted any more")]
+    Intact {
+        /// Its id.
+        id: SnapshotId,
+    },
     /// The snapshot is what the compacted log stands on.
     #[error(
         "{id} must stay: the log is compacted up to index {stands_on} and cannot be replayed without it; take a newer snapshot first"

@@ -276,7 +276,7 @@ impl SnapshotImporter {
         }
         self.partial.keep(false);
         self.partial.file.sync().map_err(SnapshotError::io("sync", &self.partial.path))?;
-        self.snapshots.publish(self.id, &mut self.partial)
+        self.snapshots.publish(self.id, &mut self.partial, &|| true)
     }
 
     /// Gives it up and removes what was received.

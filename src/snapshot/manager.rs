@@ -263,12 +263,21 @@ impl FileSnapshots {
 
     /// Verifies the snapshot of a file, whatever its name is as yet.
     pub(super) fn read_back(&self, id: SnapshotId, name: &str) -> Result<Snapshot, SnapshotError> {
+        self.read_back_while(id, name, &|| true)
+    }
+
+    fn read_back_while(
+        &self,
+        id: SnapshotId,
+        name: &str,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Snapshot, SnapshotError> {
         let SnapshotOptions { workers, low_priority, .. } = self.shared.options;
         let (file, path) = self.file(name, Access::ReadDirect)?;
         let mut reader = SnapshotReader::open_with(file, path, workers, low_priority)?;
         self.check_id(id, name, &reader)?;
         if !planted(StackPlant::NotReadBack) {
-            reader.verify()?;
+            reader.verify_while(goes_on)?;
         }
         Ok(Snapshot::of(&reader))
     }
@@ -351,8 +360,13 @@ impl FileSnapshots {
 
     /// Gives a whole and synced file its name, once it was read back. Unless it gets the name, the caller's hold on it
     /// decides what becomes of it.
-    pub(super) fn publish(&self, id: SnapshotId, temporary: &mut Temporary) -> Result<Snapshot, SnapshotError> {
-        let snapshot = self.read_back(id, &temporary.name)?;
+    pub(super) fn publish(
+        &self,
+        id: SnapshotId,
+        temporary: &mut Temporary,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<Snapshot, SnapshotError> {
+        let snapshot = self.read_back_while(id, &temporary.name, goes_on)?;
         let mut state = self.state();
         self.check_absent(id)?;
         let named = temporary.rename_to(&id.file_name()).map(|()| self.describe(id));
@@ -425,9 +439,31 @@ impl FileSnapshots {
             return Ok(Vec::new());
         }
         let state = self.state_with_sound_newest()?;
-        let doomed = self.all_but(keep_count)?;
+        self.drop_all_but(keep_count, self.newest()?, state)
+    }
+
+    /// As [`FileSnapshots::compact_snapshots`], for a log whose newest snapshot is this one: those that are newer came
+    /// from elsewhere, so they are neither counted nor relied on, nor deleted.
+    pub(crate) fn compact_snapshots_up_to(
+        &self,
+        newest: SnapshotId,
+        keep_count: usize,
+    ) -> Result<Vec<Snapshot>, SnapshotError> {
+        self.make_sure(newest)?;
+        let state = self.state();
+        self.check_present(newest)?;
+        self.drop_all_but(keep_count, Some(newest), state)
+    }
+
+    /// Counts from the newest one down.
+    fn drop_all_but(
+        &self,
+        keep_count: usize,
+        newest: Option<SnapshotId>,
+        state: MutexGuard<'_, State>,
+    ) -> Result<Vec<Snapshot>, SnapshotError> {
+        let doomed = self.all_but(keep_count, newest)?;
         let ids: Vec<SnapshotId> = doomed.iter().map(|snapshot| snapshot.id).collect();
-        let newest = self.newest()?;
         ids.iter().try_for_each(|&id| check_may_go(state.stands_on, newest, id))?;
         self.remove(state, &ids)?;
         match self.ids()?.first() {
@@ -437,17 +473,18 @@ impl FileSnapshots {
     }
 
     /// Takes a snapshot that is damaged out of the way without deleting it: its file gets another name, which is
-    /// returned, and no call here sees it any more. Where the log stands on one, another one that will do is read back
-    /// first.
+    /// returned, and no call here sees it any more. It is read back first, and stays where it is if it is whole. Where
+    /// the log stands on one, another one that will do is read back too.
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::BadId`], [`SnapshotError::NotFound`]; [`SnapshotError::Needed`] where the compacted log could
+    /// [`SnapshotError::BadId`], [`SnapshotError::NotFound`], [`SnapshotError::Intact`]; [`SnapshotError::Needed`] where the compacted log could
     /// stand on no other one; [`SnapshotError::Io`].
     pub fn set_aside(&self, id: &str) -> Result<PathBuf, SnapshotError> {
         let id: SnapshotId = id.parse()?;
         self.check_writable()?;
         self.check_present(id)?;
+        self.check_damaged(id)?;
         if let Some(stands_on) = self.stands_on() {
             self.check_replaceable(id, stands_on)?;
         }
@@ -464,6 +501,15 @@ impl FileSnapshots {
         Ok(disk.path_of(&to))
     }
 
+    /// Only what its bytes on the medium say is evidence, and a device that cannot be read says nothing.
+    fn check_damaged(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        match self.read_back(id, &id.file_name()) {
+            Ok(_) => Err(SnapshotError::Intact { id }),
+            Err(error @ (SnapshotError::Io { .. } | SnapshotError::NotFound { .. })) => Err(error),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Looks for an intact snapshot other than this one on which the log can stand.
     fn check_replaceable(&self, id: SnapshotId, stands_on: u64) -> Result<(), SnapshotError> {
         for other in self.ids()?.into_iter().rev().filter(|&other| other != id && other.index >= stands_on) {
@@ -477,9 +523,10 @@ impl FileSnapshots {
     }
 
     /// Ascending.
-    fn all_but(&self, keep_count: usize) -> Result<Vec<Snapshot>, SnapshotError> {
+    fn all_but(&self, keep_count: usize, newest: Option<SnapshotId>) -> Result<Vec<Snapshot>, SnapshotError> {
         let (mut kept, mut doomed) = (0, Vec::new());
         let mut listed = self.list()?;
+        listed.retain(|(id, _)| Some(*id) <= newest);
         if !planted(StackPlant::OldestKept) {
             listed.reverse();
         }
@@ -591,9 +638,15 @@ impl SnapshotWriter {
     /// The first error of writing; [`SnapshotError::Corrupt`] where it does not read back; [`SnapshotError::Exists`];
     /// [`SnapshotError::Io`]. The file is removed then, and all other snapshots are as they were.
     pub fn publish(self) -> Result<Snapshot, SnapshotError> {
+        self.publish_while(&|| true)
+    }
+
+    /// As [`SnapshotWriter::publish`], which takes long for a large one: gives it up, with an error, where it is not to
+    /// go on.
+    pub(crate) fn publish_while(self, goes_on: &dyn Fn() -> bool) -> Result<Snapshot, SnapshotError> {
         let SnapshotWriter { snapshots, id, stream, mut temporary } = self;
         stream.finish()?;
-        snapshots.publish(id, &mut temporary)
+        snapshots.publish(id, &mut temporary, goes_on)
     }
 
     /// Gives the snapshot up and removes its file.

@@ -89,8 +89,16 @@ impl SnapshotReader {
     ///
     /// The first defect, or the first failure of the disk.
     pub fn verify(&mut self) -> Result<(), SnapshotError> {
+        self.verify_while(&|| true)
+    }
+
+    /// As [`SnapshotReader::verify`]; fails before the next chunk where it is not to go on.
+    pub(super) fn verify_while(&mut self, goes_on: &dyn Fn() -> bool) -> Result<(), SnapshotError> {
         let position = self.position;
-        let outcome = (0..self.totals().chunks).try_for_each(|number| self.load(number));
+        let outcome = (0..self.totals().chunks).try_for_each(|number| match goes_on() {
+            true => self.load(number),
+            false => Err(SnapshotError::io("verify", &self.source.path)(io::Error::other("it was given up"))),
+        });
         self.position = position;
         outcome.and_then(|()| self.check_the_whole())
     }

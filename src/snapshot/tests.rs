@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::{SnapshotError, SnapshotOptions, SnapshotReader, SnapshotStream};
+use super::{FileSnapshots, SnapshotError, SnapshotOptions, SnapshotReader, SnapshotStream};
 use crate::disk::{Access, Disk, DiskFile};
 use crate::format::Salted;
 use crate::format::snapshot::{
@@ -497,4 +497,16 @@ fn another_reader_of_the_seekable_format_finds_every_offset() {
         decoder.read_to_end(&mut read).unwrap();
         assert!(read == state[offset as usize..], "from {offset} on");
     }
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_while_it_is_read_back_is_not_there() {
+    let disk = SimDisk::new(5);
+    let snapshots = FileSnapshots::open_on(Arc::new(disk.clone()), options(1)).unwrap();
+    let mut writer = snapshots.writer(7, 3, "test/1").unwrap();
+    writer.write_all(&state(20_000)).unwrap();
+    let looks = std::cell::Cell::new(0);
+    let given_up = writer.publish_while(&|| looks.replace(looks.get() + 1) < 3);
+    assert!(matches!(given_up, Err(SnapshotError::Io { .. })), "{given_up:?}");
+    assert_eq!((looks.get(), disk.file_names().len()), (4, 0), "after three of twenty chunks");
 }

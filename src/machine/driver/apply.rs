@@ -219,15 +219,40 @@ pub(super) fn drive<F: Future>(future: F) -> F::Output {
     }
 }
 
+/// Commands that were accepted, for whoever waits for them.
+pub(super) struct Accepted<M: StateMachine> {
+    pub(super) pending: Pending,
+    pub(super) reply: Arc<Reply<M>>,
+}
+
 impl<M: StateMachine> Shared<M> {
     /// Proposes commands as one batch of the log, and waits until they are applied.
     pub(super) fn propose(&self, commands: Vec<M::Command>) -> Answer<M> {
+        let Accepted { pending, reply } = self.submit(commands)?;
+        self.settle(pending.wait(), &reply)
+    }
+
+    /// As [`Shared::propose`], for those who wait later, or never.
+    pub(super) fn submit_and_leave(&self, commands: Vec<M::Command>) -> Result<Accepted<M>, DriverError<M::Error>> {
+        let accepted = self.submit(commands)?;
+        self.apply_left_over();
+        Ok(accepted)
+    }
+
+    fn submit(&self, commands: Vec<M::Command>) -> Result<Accepted<M>, DriverError<M::Error>> {
         self.check_open()?;
         let Encoded { batch, commands, bytes } = Encoded::<M>::new(commands);
         let reply = Reply::new();
         let theirs = reply.clone();
         let pending = self.log.submit_noting(batch, |pending| self.enqueue(pending, commands, bytes, theirs))?;
-        self.settle(pending.wait(), &reply)
+        Ok(Accepted { pending, reply })
+    }
+
+    /// Applies what nobody came back for, once that is much.
+    fn apply_left_over(&self) {
+        if self.queued.load(Ordering::Relaxed) > LEFT_OVER_MAX {
+            self.apply_acknowledged();
+        }
     }
 
     /// As [`Shared::propose`], without blocking for anything but the machine.
@@ -243,9 +268,7 @@ impl<M: StateMachine> Shared<M> {
             let (theirs, queue) = (reply.clone(), shared.clone());
             let note = move |pending: &Pending| queue.enqueue(pending, commands, bytes, theirs);
             let pending = shared.log.submit_noting_async(batch, note).await?;
-            if shared.queued.load(Ordering::Relaxed) > LEFT_OVER_MAX {
-                shared.apply_acknowledged();
-            }
+            shared.apply_left_over();
             let acknowledged = pending.await;
             shared.settle(acknowledged, &reply)
         }
@@ -277,7 +300,7 @@ impl<M: StateMachine> Shared<M> {
     }
 
     /// The answer to a proposal that the log is done with.
-    fn settle(&self, acknowledged: crate::Result<()>, reply: &Reply<M>) -> Answer<M> {
+    pub(super) fn settle(&self, acknowledged: crate::Result<()>, reply: &Reply<M>) -> Answer<M> {
         acknowledged?;
         self.check_outside()?;
         // Another one may be at it, for this caller too.

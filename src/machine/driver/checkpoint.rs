@@ -17,6 +17,7 @@ use super::shared::Shared;
 use crate::machine::{StateImage, StateMachine};
 use crate::plant::{self, StackPlant, planted};
 use crate::snapshot::{Snapshot, SnapshotError, SnapshotId};
+use crate::sync::Instant;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::sync::thread::{self, JoinHandle};
@@ -41,7 +42,7 @@ pub(super) fn start_keeper<M: StateMachine>(
     shared: &Arc<Shared<M>>,
     inbox: Receiver<ToKeeper<M>>,
 ) -> crate::Result<JoinHandle<()>> {
-    let keeper = Keeper { shared: shared.clone(), inbox, patience: None };
+    let keeper = Keeper { shared: shared.clone(), inbox, hold: None };
     let name = format!("{}-keeper", shared.config.log.thread_name);
     let carried = plant::carried();
     let spawned = thread::Builder::new().name(name).spawn(move || {
@@ -54,8 +55,15 @@ pub(super) fn start_keeper<M: StateMachine>(
 struct Keeper<M: StateMachine> {
     shared: Arc<Shared<M>>,
     inbox: Receiver<ToKeeper<M>>,
-    /// How long to wait before what failed is tried again.
-    patience: Option<Duration>,
+    /// Lets what is due wait, because it failed before.
+    hold: Option<Hold>,
+}
+
+/// After a failure.
+struct Hold {
+    since: Instant,
+    /// How long it is from then on.
+    patience: Duration,
 }
 
 impl<M: StateMachine> Keeper<M> {
@@ -73,14 +81,19 @@ impl<M: StateMachine> Keeper<M> {
     }
 
     fn next(&self) -> ToKeeper<M> {
-        let message = match self.patience {
-            Some(patience) => self.inbox.recv_timeout(patience),
-            None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match message {
-            Ok(message) => message,
-            Err(RecvTimeoutError::Timeout) => ToKeeper::Due,
-            Err(RecvTimeoutError::Disconnected) => ToKeeper::Stop,
+        loop {
+            let left = self.hold.as_ref().map(|hold| hold.patience.saturating_sub(hold.since.elapsed()));
+            let message = match left {
+                Some(left) => self.inbox.recv_timeout(left),
+                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match message {
+                // It was asked for before the failure, or while that was on its way: its time comes.
+                Ok(ToKeeper::Due) if left.is_some_and(|left| !left.is_zero()) => {}
+                Ok(message) => return message,
+                Err(RecvTimeoutError::Timeout) => return ToKeeper::Due,
+                Err(RecvTimeoutError::Disconnected) => return ToKeeper::Stop,
+            }
         }
     }
 
@@ -90,7 +103,7 @@ impl<M: StateMachine> Keeper<M> {
             let outcome = self.shared.checkpoint();
             self.note(&outcome);
         } else {
-            self.patience = None;
+            self.hold = None;
             self.listen();
         }
     }
@@ -141,14 +154,14 @@ impl<M: StateMachine> Keeper<M> {
     fn note(&mut self, outcome: &Outcome<M>) {
         match outcome {
             Ok(_) => {
-                self.patience = None;
+                self.hold = None;
                 self.listen();
             }
             Err(_) => {
                 // What is due waits for its time, however much is applied meanwhile.
                 self.shared.is_asked.store(true, Ordering::Release);
-                let longer = self.patience.map_or(PATIENCE.0, |patience| patience * 2);
-                self.patience = Some(longer.min(PATIENCE.1));
+                let patience = self.hold.as_ref().map_or(PATIENCE.0, |hold| (hold.patience * 2).min(PATIENCE.1));
+                self.hold = Some(Hold { since: Instant::now(), patience });
             }
         }
     }
@@ -215,7 +228,7 @@ impl<M: StateMachine> Shared<M> {
         self.apply_acknowledged();
         let base = self.base();
         let is_newest = base.index == self.last_applied.load(Ordering::Acquire);
-        let snapshot = match is_newest && self.snapshots.newest()? == Some(base.id) {
+        let snapshot = match is_newest && self.snapshots.ids()?.contains(&base.id) {
             true => base,
             false => self.publish()?,
         };
@@ -235,24 +248,43 @@ impl<M: StateMachine> Shared<M> {
         // Others may have been answered since the last time.
         self.make_durable()?;
         let term = if index == 0 { 0 } else { self.log.term(index)? };
-        let mut writer = self.snapshots.writer(index, term, M::KIND)?;
-        let written = image.write_to(&mut Stoppable { sink: &mut writer, is_stopping: &self.is_stopping });
-        let told =
-            |error| SnapshotError::io("write the image of the machine to a snapshot in", self.directory())(error);
-        written.map_err(|error| match self.is_stopping.load(Ordering::Acquire) {
-            true => DriverError::Stopped,
-            false => told(error).into(),
-        })?;
-        if planted(StackPlant::CompactedBeforePublished) {
-            self.log.compact_to(index, term)?;
-        }
-        let snapshot = writer.publish()?;
+        let snapshot = match self.write(image, index, term) {
+            Err(DriverError::Snapshot(SnapshotError::Exists { id })) => self.adopt(id)?,
+            written => written?,
+        };
         let Snapshot { id, raw_bytes, stored_bytes, .. } = &snapshot;
         tracing::info!(%id, raw_bytes, stored_bytes, "took a snapshot");
         self.base_index.store(snapshot.index, Ordering::Relaxed);
         self.base_bytes.store(bytes, Ordering::Relaxed);
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
         Ok(snapshot)
+    }
+
+    /// Somebody else made a snapshot of this very index and term, or it came from a peer. It stands for the same state;
+    /// the log is compacted only where it is as good as one of the driver's own: whole, of this machine, and durable.
+    fn adopt(&self, id: SnapshotId) -> Outcome<M> {
+        let snapshot = self.snapshots.of_machine(M::KIND).verify(&id.to_string())?;
+        self.disk.sync_dir().map_err(SnapshotError::io("sync", self.directory()))?;
+        Ok(snapshot)
+    }
+
+    fn write(&self, image: M::Image, index: u64, term: u64) -> Outcome<M> {
+        let mut writer = self.snapshots.writer(index, term, M::KIND)?;
+        let written = image.write_to(&mut Stoppable { sink: &mut writer, is_stopping: &self.is_stopping });
+        let told = SnapshotError::io("write the image of the machine to a snapshot in", self.directory());
+        written.map_err(|error| self.or_stopped(told(error)))?;
+        if planted(StackPlant::CompactedBeforePublished) {
+            self.log.compact_to(index, term)?;
+        }
+        writer.publish_while(&|| !self.is_stopping.load(Ordering::Acquire)).map_err(|error| self.or_stopped(error))
+    }
+
+    /// What fails because the driver is being closed says so.
+    fn or_stopped(&self, error: SnapshotError) -> DriverError<M::Error> {
+        match self.is_stopping.load(Ordering::Acquire) {
+            true => DriverError::Stopped,
+            false => error.into(),
+        }
     }
 
     /// The machine's image, the index it stands for, and the bytes that led there.
@@ -277,7 +309,7 @@ impl<M: StateMachine> Shared<M> {
         }
         self.snapshots.set_stands_on(Some(self.log.state().compacted.map_or(0, |(index, _)| index)));
         // That there are too many is not worth failing for.
-        let dropped = self.snapshots.compact_snapshots(self.config.keep_snapshots);
+        let dropped = self.snapshots.compact_snapshots_up_to(newest, self.config.keep_snapshots);
         if let Err(error) = dropped {
             tracing::warn!(%error, directory = %self.disk.path().display(), "older snapshots could not be deleted");
         }
@@ -287,10 +319,12 @@ impl<M: StateMachine> Shared<M> {
     /// The snapshot that the log is to reach back to: so many back from the newest, or the oldest where there are
     /// fewer.
     fn reach(&self, newest: SnapshotId) -> Result<SnapshotId, DriverError<M::Error>> {
-        let mut ids = self.snapshots.ids()?;
-        // One that is newer came from elsewhere: it is for the next open.
-        ids.retain(|id| *id <= newest);
-        ids.sort();
+        let listed = self.snapshots.list()?.into_iter();
+        // One that is newer came from elsewhere: it is for the next open. One that cannot be opened is nothing to fall
+        // back to; that a device fails to read says nothing of it.
+        let counts = |described: &Result<_, _>| matches!(described, Ok(_) | Err(SnapshotError::Io { .. }));
+        let ids: Vec<SnapshotId> =
+            listed.filter(|(id, described)| *id <= newest && counts(described)).map(|(id, _)| id).collect();
         let place = ids.len().saturating_sub(self.config.log_reaches_back_to);
         Ok(ids.get(place).copied().unwrap_or(newest))
     }

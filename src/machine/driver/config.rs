@@ -24,6 +24,7 @@ pub struct DriverConfig {
     pub(super) keep_snapshots: usize,
     pub(super) log_reaches_back_to: usize,
     pub(super) fall_back: bool,
+    pub(super) install_over_entries: bool,
 }
 
 impl Default for DriverConfig {
@@ -36,6 +37,7 @@ impl Default for DriverConfig {
             keep_snapshots: 2,
             log_reaches_back_to: 1,
             fall_back: false,
+            install_over_entries: false,
         }
     }
 }
@@ -67,8 +69,14 @@ impl DriverConfig {
         log_reaches_back_to: usize,
         /// Where the newest snapshot is damaged, open with the newest intact one that the log still reaches back to,
         /// rather than with an error: default `false`. No state is lost that way, since the log has all that came
-        /// after. The damaged file is set aside under another name.
+        /// after. The damaged file, once a second look past the page cache says the same, is set aside under another
+        /// name. A device that fails to read is an error all the same: it says nothing of the file.
         fall_back: bool,
+        /// Where a snapshot of a peer is ahead of a log with entries that are in no intact snapshot of its own, install
+        /// it and give these entries up, rather than fail with [`DriverError::Ahead`](super::DriverError::Ahead):
+        /// default `false`. For a replica whose consensus says that the snapshot has them, or that they do not count. A
+        /// log without such entries takes a snapshot in any case.
+        install_over_entries: bool,
     }
 
     /// Checks that every setting is in its range and that they fit together.

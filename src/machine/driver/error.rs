@@ -9,8 +9,10 @@ use crate::snapshot::{SnapshotError, SnapshotId};
 
 /// What can go wrong with a [`Driver`](super::Driver), by what the caller should do about it.
 ///
-/// [`Refused`](Self::Refused) is an answer of the machine. For every other error of a proposal it holds what the log's
-/// error says: one that refuses left nothing behind, after [`Error::Poisoned`] the next open decides.
+/// [`Refused`](Self::Refused) is an answer of the machine. [`Reentrant`](Self::Reentrant) and
+/// [`MachineFailed`](Self::MachineFailed) may come after the log acknowledged the command: it is durable then, and a
+/// replay applies it. For every other error of a proposal it holds what the log's error says: one that refuses left
+/// nothing behind, after [`Error::Poisoned`] the next open decides.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError<E: StdError + 'static> {
@@ -49,7 +51,20 @@ pub enum DriverError<E: StdError + 'static> {
         /// The directory.
         path: PathBuf,
     },
-    /// The newest snapshot is damaged, or could not be read.
+    /// The newest snapshot is ahead of a log that has entries which no intact snapshot of its own stands for: installing
+    /// it would give them up.
+    #[error(
+        "{file} is ahead of the log, whose entries {first} to {last} are in no snapshot of its own: move the file away to go on with the log, or open with `install_over_entries` to give these entries up; nothing was changed"
+    )]
+    Ahead {
+        /// The snapshot's file.
+        file: PathBuf,
+        /// The first entry that would be given up.
+        first: u64,
+        /// The last one.
+        last: u64,
+    },
+    /// The newest snapshot is damaged.
     #[error("the newest snapshot {file} cannot be used ({source}): put the file back from a replica or backup{}; nothing was changed", way_on(.reachable))]
     Damaged {
         /// The snapshot's file.
@@ -106,10 +121,14 @@ pub enum DriverError<E: StdError + 'static> {
         #[source]
         source: E,
     },
-    /// The machine failed while a command was applied, and may have applied half of it.
+    /// The machine failed while a command was applied, and may have applied half of it. Of a proposal that was accepted
+    /// before, nobody tells here whether it is in the log: what is there is applied by the next open, this command with
+    /// it.
     #[error(transparent)]
     MachineFailed(Arc<MachineFailure>),
     /// A call that waits for the machine was made from inside: from a closure that reads it, or while it applies.
+    /// Nothing was accepted; but a future that was accepted before, and polled to its end from inside, has its command
+    /// in the log, where it is applied with a later one, and by the next open.
     #[error(
         "a call that waits for the machine, made from inside of it, would wait for itself: make it after the closure"
     )]

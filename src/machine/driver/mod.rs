@@ -5,6 +5,7 @@
 //! | `open` | restore the newest snapshot, replay the rest |
 //! | `replay` | commands read back from the log |
 //! | `apply` | from acknowledged to applied, and the answers |
+//! | `proposed` | commands that somebody waits for later |
 //! | `checkpoint` | the thread that takes snapshots and compacts the log |
 //! | `inside` | who would wait for itself |
 //!
@@ -19,6 +20,7 @@ mod inside;
 #[cfg(all(test, ringwal_shuttle))]
 mod models;
 mod open;
+mod proposed;
 mod replay;
 mod report;
 mod shared;
@@ -32,6 +34,7 @@ use self::checkpoint::ToKeeper;
 pub use self::config::DriverConfig;
 pub use self::error::{DriverError, MachineFailure};
 use self::inside::{Inside, is_inside};
+pub use self::proposed::Proposed;
 pub use self::report::{DriverReport, DriverStats};
 use self::shared::Shared;
 use super::StateMachine;
@@ -118,6 +121,8 @@ impl<M: StateMachine> Driver<M> {
     /// - [`DriverError::OtherMachine`] where the directory belongs to a machine of another [kind](StateMachine::KIND),
     ///   [`DriverError::NoMachine`] where its log was written without a driver;
     /// - [`DriverError::Damaged`] where the newest snapshot is damaged; [`DriverConfig::fall_back`] may be a way on;
+    /// - [`DriverError::Ahead`] where a snapshot of a peer would replace entries of the log: see
+    ///   [`DriverConfig::install_over_entries`];
     /// - [`DriverError::NoSnapshot`], [`DriverError::OutOfReach`], [`DriverError::OtherHistory`] where files are
     ///   missing or do not belong together;
     /// - [`DriverError::NotRestored`], [`DriverError::Undecodable`], [`DriverError::MachineFailed`] where this machine
@@ -155,9 +160,22 @@ impl<M: StateMachine> Driver<M> {
         single(self.shared().propose(vec![command])?)
     }
 
+    /// Appends a command to the log and returns as soon as it is accepted, so that one caller can have many under way:
+    /// commands that are submitted one after the other are applied in that order. [`Proposed::wait`] gives the
+    /// machine's response, and so does awaiting it. Waits only while the log has no room.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Driver::propose`] by which nothing is accepted; the others come with the response.
+    pub fn submit(&self, command: M::Command) -> Result<Proposed<M>, M> {
+        let accepted = self.shared().submit_and_leave(vec![command])?;
+        Ok(Proposed { driver: self.clone(), accepted })
+    }
+
     /// As [`Driver::propose`]; the future is done when the command is applied.
     ///
-    /// The command is accepted when the future is first polled and there is room. Dropping the future after that does
+    /// The command is accepted when the future is first polled and there is room, not before: where the order counts,
+    /// or many are to be under way at once, use [`Driver::submit`]. Dropping the future after that does
     /// not take it back: it is applied, at the latest with a later command. The future blocks only while the machine
     /// applies. No runtime is assumed.
     ///
@@ -208,16 +226,27 @@ impl<M: StateMachine> Driver<M> {
     ///
     /// Inside of a closure that reads the same machine, and after the machine failed.
     pub fn read<T>(&self, look: impl FnOnce(&M) -> T) -> T {
+        assert!(!is_inside(self.shared().id()), "a machine is read from inside of it, which may wait for itself");
+        match self.try_read(look) {
+            Ok(seen) => seen,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+
+    /// As [`Driver::read`], and never panics, unless the closure does.
+    ///
+    /// # Errors
+    ///
+    /// [`DriverError::Reentrant`]; [`DriverError::MachineFailed`].
+    pub fn try_read<T>(&self, look: impl FnOnce(&M) -> T) -> Result<T, M> {
         let shared = self.shared();
-        assert!(!is_inside(shared.id()), "a machine is read from inside of it, which may wait for itself");
+        shared.check_outside()?;
         let state = shared.state();
         if let Some(failure) = &state.failure {
-            let failure = failure.clone();
-            drop(state);
-            panic!("{failure}");
+            return Err(DriverError::MachineFailed(failure.clone()));
         }
         let _inside = Inside::enter(shared.id());
-        look(&state.machine)
+        Ok(look(&state.machine))
     }
 
     /// Takes a snapshot of everything that was answered before, and compacts the log below it. Where nothing came since

@@ -88,20 +88,18 @@ fn replay<M: StateMachine>(log: &Log, state: &mut State<M>) -> Result<u64, M> {
 
 /// Why a snapshot was not restored.
 enum Trouble<E: std::error::Error + 'static> {
-    /// Its bytes are not what they were, or cannot be read.
+    /// Its bytes are not what they were.
     Damaged(SnapshotError),
     Other(DriverError<E>),
 }
 
 impl<E: std::error::Error> From<SnapshotError> for Trouble<E> {
     fn from(error: SnapshotError) -> Trouble<E> {
-        let is_damage = match &error {
-            SnapshotError::Corrupt { .. } | SnapshotError::Misnamed { .. } => true,
-            // The device cannot read what it was given. Every other refusal of the system says nothing of the file.
-            SnapshotError::Io { source, .. } => source.raw_os_error() == Some(libc::EIO),
-            _ => false,
-        };
-        if is_damage { Trouble::Damaged(error) } else { Trouble::Other(error.into()) }
+        // That the system refuses a call, also for a failure of the device, says nothing of what the file holds.
+        match error {
+            SnapshotError::Corrupt { .. } | SnapshotError::Misnamed { .. } => Trouble::Damaged(error),
+            error => Trouble::Other(error.into()),
+        }
     }
 }
 
@@ -159,7 +157,7 @@ impl<M: StateMachine> Opening<'_, M> {
         ids.sort();
         let newest = ids.pop().ok_or_else(|| DriverError::NoSnapshot { path: self.directory() })?;
         self.check_fits(newest)?;
-        let snapshot = match self.restore(newest) {
+        let snapshot = match self.restore_looking_twice(newest) {
             Ok(snapshot) => snapshot,
             Err(Trouble::Other(error)) => return Err(error),
             Err(Trouble::Damaged(error)) => self.fall_back(newest, ids, error)?,
@@ -199,7 +197,7 @@ impl<M: StateMachine> Opening<'_, M> {
         let mut damaged = vec![newest];
         while let Some(id) = reachable.pop() {
             self.check_fits(id)?;
-            match self.restore(id) {
+            match self.restore_looking_twice(id) {
                 Ok(snapshot) => {
                     damaged.into_iter().try_for_each(|id| self.set_aside(id))?;
                     return Ok(snapshot);
@@ -214,6 +212,21 @@ impl<M: StateMachine> Opening<'_, M> {
     fn set_aside(&mut self, id: SnapshotId) -> Result<(), M> {
         self.set_aside.push(self.snapshots.set_aside(&id.to_string())?);
         Ok(())
+    }
+
+    /// Restores the machine from a snapshot. One that seems damaged is looked at once more, past the page cache: a bit
+    /// that flipped on its way here is no reason to give the file up.
+    fn restore_looking_twice(&mut self, id: SnapshotId) -> std::result::Result<Snapshot, Trouble<M::Error>> {
+        let restored = self.restore(id);
+        if !matches!(restored, Err(Trouble::Damaged(_))) {
+            return restored;
+        }
+        self.snapshots.verify(&id.to_string())?;
+        match self.restore(id) {
+            // Whole on the medium and damaged in memory: somebody has to look into that.
+            Err(Trouble::Damaged(error)) => Err(Trouble::Other(error.into())),
+            restored => restored,
+        }
     }
 
     /// Restores the machine from a snapshot, and verifies all of it.
@@ -242,10 +255,31 @@ impl<M: StateMachine> Opening<'_, M> {
         let state = self.log.state();
         let next = state.last.map_or(state.first, |(last, _)| last + 1);
         if next <= id.index {
+            self.check_may_replace(id)?;
             tracing::warn!(%id, next, "the log goes on after a snapshot that is ahead of it");
             self.log.write(Batch::new().compact_to(id.index, id.term).put_meta(MACHINE, M::KIND.as_bytes()))?;
         }
         Ok(())
+    }
+}
+
+impl<M: StateMachine> Opening<'_, M> {
+    /// Entries that no snapshot of the log's own stands for are given up only where that is wanted: whether the one
+    /// that is ahead has them too, nobody here can tell.
+    fn check_may_replace(&self, ahead: SnapshotId) -> Result<(), M> {
+        let state = self.log.state();
+        let Some((last, _)) = state.last.filter(|(last, _)| *last >= state.first) else { return Ok(()) };
+        if self.config.install_over_entries {
+            return Ok(());
+        }
+        let mut own: Vec<SnapshotId> = self.snapshots.ids()?;
+        own.retain(|id| id.index <= last);
+        let covered = own.into_iter().rev().find(|id| self.snapshots.verify(&id.to_string()).is_ok());
+        let first = covered.map_or(state.first, |id| id.index + 1).max(state.first);
+        match first > last {
+            true => Ok(()),
+            false => Err(DriverError::Ahead { file: self.disk.path_of(&ahead.file_name()), first, last }),
+        }
     }
 }
 
