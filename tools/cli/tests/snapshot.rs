@@ -115,7 +115,10 @@ fn a_damaged_newest_snapshot_is_an_error_with_a_way_on() {
     let shown = String::from_utf8(verified.stdout).unwrap();
     assert!(shown.contains("snapshot_0_0 ") && shown.contains("damaged at byte"), "{shown}");
     place.ok(&["snapshot", "verify", "snapshot_0_0"]);
-    place.fails(3, &["snapshot", "cat", &id]);
+    for arguments in [&["snapshot", "cat", &id][..], &["snapshot", "cat", &id, "--raw"]] {
+        let error = place.fails(3, arguments);
+        assert!(error.contains("damaged at byte") && !error.contains("write the output"), "{error}");
+    }
 
     let all = [&numbered(0..5000)[..], b"later\t1\n"].concat();
     assert_eq!(place.ok(&["kv", "export", "--fall-back"]), all);
@@ -187,8 +190,15 @@ fn a_counter_prints_its_count_and_is_no_store() {
     driver.close().unwrap();
     assert_eq!(place.ok(&["snapshot", "cat", &id]), b"42\n");
     assert!(String::from_utf8(place.ok(&["snapshot", "list"])).unwrap().contains("counter/1"));
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = place.command(&["snapshot", "cat", &id]).stdout(full).output().unwrap();
+    assert!(failed(6, &["cat"], &output).contains("cannot write the output"));
     for arguments in [&["kv", "export"][..], &["kv", "set", "k", "v"], &["snapshot", "create"]] {
         assert!(place.fails(1, arguments).contains("counter/1"), "{arguments:?}");
+    }
+    damage(&place, &id);
+    for arguments in [&["snapshot", "cat", &id][..], &["snapshot", "cat", &id, "--raw"]] {
+        assert!(place.fails(3, arguments).contains("damaged at byte"), "{arguments:?}");
     }
 }
 

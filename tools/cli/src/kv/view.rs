@@ -16,7 +16,7 @@ use ringwal::machine::{KvError, KvStateMachine, StateError};
 use ringwal::{DriverError, Error, FileSnapshots, Log, SnapshotError, SnapshotId, SnapshotReader, StateMachine};
 
 use super::args::StoreArgs;
-use crate::failure::{Missing, from_driver};
+use crate::failure::{self, Missing, from_driver};
 use crate::progress::Progress;
 
 /// How often a writer may take away what is being read before that is an error.
@@ -131,10 +131,7 @@ pub(crate) fn restored(reader: SnapshotReader) -> Result<KvStateMachine> {
 /// The snapshot's own error, where the machine only passed it on.
 fn unwrapped(error: KvError) -> anyhow::Error {
     match error {
-        KvError::State(StateError::Io(error)) => match error.downcast::<SnapshotError>() {
-            Ok(error) => error.into(),
-            Err(error) => error.into(),
-        },
+        KvError::State(StateError::Io(error)) => failure::unwrapped(error),
         error => error.into(),
     }
 }

@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use ringwal::machine::KvStateMachine;
-use ringwal::{Log, Snapshot, SnapshotError, SnapshotId, SnapshotOptions, StateImage, StateMachine};
+use ringwal::{Log, Snapshot, SnapshotId, SnapshotOptions, StateImage, StateMachine};
 use serde::Serialize;
 
 use super::args::CreateArgs;
-use crate::failure::from_driver;
+use crate::failure::{from_driver, unwrapped};
 use crate::kv::store::{self, Store};
 use crate::output;
 use crate::progress::{Busy, Progress};
@@ -117,14 +117,6 @@ fn snapshot_alone(store: &Store) -> Result<Snapshot> {
     drop(sink);
     let _bar = Busy::start("verifying the snapshot");
     Ok(writer.publish()?)
-}
-
-/// The snapshot's own error, where the machine only passed it on.
-fn unwrapped(error: io::Error) -> anyhow::Error {
-    match error.downcast::<SnapshotError>() {
-        Ok(error) => error.into(),
-        Err(error) => error.into(),
-    }
 }
 
 /// A snapshot that is written with a bar.
