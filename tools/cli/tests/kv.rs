@@ -318,7 +318,9 @@ fn arguments_that_cannot_be_read_are_refused_in_one_line() {
         &["kv", "fetch", "k", "--dir", "d"],
         &["snapshot", "verify", "../secrets", "--dir", "d"],
         &["snapshot", "delete", "snapshot_01_0", "--dir", "d"],
-        &["snapshot", "create", "--keep", "0", "--compact", "--dir", "d"],
+        &["snapshot", "create", "--keep", "0", "--dir", "d"],
+        &["snapshot", "create", "--keep", "2", "--keep-log", "--dir", "d"],
+        &["snapshot", "create", "--reach-back", "2", "--keep-log", "--dir", "d"],
     ] {
         let output = command(arguments).output().unwrap();
         let error = failed(2, arguments, &output);

@@ -64,6 +64,7 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Where the newest snapshot is damaged, use the newest one that is intact, as long as the log still reaches back to it
+    /// (see snapshot create --reach-back)
     #[arg(long)]
     pub(crate) fall_back: bool,
 }
