@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use ringwal::machine::{CounterCommand, CounterStateMachine};
-use ringwal::{Driver, DriverConfig, Log};
+use ringwal::machine::{CounterCommand, CounterStateMachine, KvStateMachine};
+use ringwal::{Driver, DriverConfig, FileSnapshots, Log, SnapshotOptions, StateImage, StateMachine};
 use serde_json::Value;
 use skip::skip;
 use tool::{Place, failed};
@@ -159,6 +159,24 @@ fn a_damaged_newest_snapshot_is_got_over_where_the_log_was_to_reach_further_back
     assert_eq!(place.ok(&["kv", "export", "--fall-back"]), [&numbered(0..100)[..], b"later\t1\n"].concat());
     place.ok(&["kv", "set", "k", "v", "--fall-back"]);
     place.ok(&["kv", "delete", "k"]);
+    assert_eq!(place.export(), [&numbered(0..100)[..], b"later\t1\n"].concat());
+}
+
+#[test]
+fn a_snapshot_of_another_history_is_not_taken_for_this_logs() {
+    let place = Place::new();
+    place.load(&numbered(0..100));
+    place.ok(&["kv", "set", "later", "1"]);
+    let snapshots = FileSnapshots::open(place.dir(), SnapshotOptions::default()).unwrap();
+    let mut writer = snapshots.writer(1, 7, KvStateMachine::KIND).unwrap();
+    KvStateMachine::new().image().write_to(&mut writer).unwrap();
+    writer.publish().unwrap();
+    for arguments in [&["kv", "export"][..], &["kv", "get", "later"], &["kv", "set", "k", "v"]] {
+        for arguments in [arguments.to_vec(), [arguments, &["--fall-back"]].concat()] {
+            assert!(place.fails(3, &arguments).contains("term 7"), "{arguments:?}");
+        }
+    }
+    fs::remove_file(file(&place, "snapshot_1_7")).unwrap();
     assert_eq!(place.export(), [&numbered(0..100)[..], b"later\t1\n"].concat());
 }
 
