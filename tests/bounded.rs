@@ -7,14 +7,19 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{block_on, eventually, open_sim, small, tiny};
+use ringwal::format::snapshot::CHUNKS_MAX;
 use ringwal::format::{Salted, lock, names};
 use ringwal::machine::KvStateMachine;
 use ringwal::sim::SimDisk;
-use ringwal::{Batch, Config, Error, Log, SegmentRole, StateMachine, Verify};
+use ringwal::{
+    Batch, Config, Error, FileSnapshots, Log, SegmentRole, SnapshotError, SnapshotOptions, StateMachine, Verify,
+};
 
 thread_local! {
     static NOW: Cell<usize> = const { Cell::new(0) };
@@ -220,6 +225,25 @@ fn ten_times_the_log_opens_in_hardly_more_memory() {
         assert!(large_bytes > 9 * small_bytes);
         // A kilobyte for each segment, whatever its size; a megabyte is the window.
         assert!(large_held < small_held.max(1 << 20) + 1024 * segments, "{large_held} bytes for {large_bytes}");
+    }
+}
+
+#[test]
+fn a_snapshot_whose_end_lies_in_a_file_of_holes_allocates_no_more_than_a_window() {
+    const FILE_BYTES: u64 = 16 << 30;
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let snapshots = FileSnapshots::open(scratch.path(), SnapshotOptions::default()).unwrap();
+    snapshots.writer(1, 0, "kv/1").unwrap().publish().unwrap();
+    let file = File::options().write(true).open(scratch.path().join("snapshot_1_0.zst")).unwrap();
+    file.set_len(FILE_BYTES).unwrap();
+    for chunks in [1 << 10, 1 << 20, CHUNKS_MAX] {
+        // The table's last entry, of padding, and its footer.
+        let entries = (3 + 2 * chunks) as u32;
+        let end = [&8u64.to_le_bytes()[..], &entries.to_le_bytes(), &[0], &0x8F92_EAB1u32.to_le_bytes()].concat();
+        file.write_all_at(&end, FILE_BYTES - end.len() as u64).unwrap();
+        let (found, held) = peak(|| snapshots.list().unwrap());
+        assert!(matches!(found[..], [(_, Err(SnapshotError::Corrupt { .. }))]), "{found:?}");
+        assert!(held < 256 << 10, "{chunks} chunks that are not there took {held} bytes");
     }
 }
 

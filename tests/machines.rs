@@ -289,11 +289,17 @@ fn a_state_that_is_not_as_it_must_be_is_refused() {
         ("a length not written in the shortest way", kv_state(1, 1, b"\x81\x00\x00a")),
         ("lengths that overflow", kv_state(1, u64::MAX, &[&[0xff; 9][..], &[1], &[0xff; 9], &[1]].concat())),
         ("a length that is no number", kv_state(1, 9, &[0xff; 30])),
+        ("a value that no command could set", {
+            // The value itself is not even looked for.
+            kv_state(1, 1 + (256 << 20) + 1, b"\x01\x81\x80\x80\x80\x01a")
+        }),
         ("a key that no command could set", kv_state(1, 65_536, &[&b"\x80\x80\x04\x00"[..], &[7; 65_536]].concat())),
     ];
     for (what, state) in damaged {
         let error = refused(&mut &state[..]);
         assert!(matches!(error, StateError::Damaged { .. }), "{what}: {error}");
+        let is_too_long = error.to_string().contains("longer than any");
+        assert_eq!(is_too_long, what.contains("no command could set"), "{what}: {error}");
     }
     let newer = refused(&mut &b"RWKV\x02and so on, twenty bytes"[..]);
     assert!(matches!(newer, StateError::Version { found: 2, known: 1 }), "{newer}");

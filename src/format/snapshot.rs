@@ -58,8 +58,8 @@ pub const HEADER_BYTES: usize = FRAME_HEADER_BYTES + 128;
 /// Size of a chunk's header frame in bytes.
 pub const CHUNK_HEADER_BYTES: usize = FRAME_HEADER_BYTES + 32;
 
-/// Size of the seek table's footer in bytes: the last of the file.
-pub const FOOTER_BYTES: usize = 9;
+/// How many of a file's last bytes [`SnapshotEnd::decode`] reads: the seek table's last entry and its footer.
+pub const END_BYTES: usize = ENTRY_BYTES + FOOTER_BYTES;
 
 /// The most chunks that a file can have: what the seekable format allows in frames.
 pub const CHUNKS_MAX: u64 = (0x0800_0000 - 3) / 2;
@@ -70,6 +70,7 @@ const PADDING_END: u64 = SNAPSHOT_BLOCK_BYTES + FRAME_HEADER_BYTES as u64;
 const TRAILER_BYTES: usize = FRAME_HEADER_BYTES + 44;
 const FRAME_HEADER_BYTES: usize = 8;
 const ENTRY_BYTES: usize = 8;
+const FOOTER_BYTES: usize = 9;
 
 /// One of the sixteen that zstd leaves to its users.
 const OUR_FRAME: u32 = 0x184D_2A57;
@@ -433,22 +434,65 @@ fn encode_trailer(
     frame
 }
 
-/// How many of a file's last bytes have to be read for [`SnapshotTable::decode`], from its very last ones.
-///
-/// # Errors
-///
-/// A defect where the file does not end in a seek table that can be this file's.
-pub fn tail_bytes_max(footer: &[u8; FOOTER_BYTES], file_bytes: u64) -> Result<u64, SnapshotDefect> {
+/// How many chunks the footer of a file claims, held against the size of the file.
+fn chunks_of(footer: &[u8; FOOTER_BYTES], file_bytes: u64) -> Result<u64, SnapshotDefect> {
     let at = file_bytes.saturating_sub(FOOTER_BYTES as u64);
     let entries = u64::from(u32_at(footer, 0));
     if u32_at(footer, 5) != SEEKABLE_MAGIC || footer[4] != 0 || !file_bytes.is_multiple_of(SNAPSHOT_BLOCK_BYTES) {
         return Err(corrupt(at, "the file does not end as a snapshot does"));
     }
+    let least = |chunks| (HEADER_BYTES + TRAILER_BYTES) as u64 + chunks * (CHUNK_HEADER_BYTES as u64 + 1);
     let is_odd = !entries.is_multiple_of(2);
     let chunks = entries.checked_sub(3).filter(|_| is_odd).map(|for_chunks| for_chunks / 2);
-    let chunks = chunks.filter(|&chunks| chunks <= CHUNKS_MAX && table_bytes(chunks) <= file_bytes);
-    let table = table_bytes(chunks.ok_or_else(|| corrupt(at, "the seek table's length cannot be"))?);
-    Ok((TRAILER_BYTES as u64 + PADDING_END + table).min(file_bytes))
+    let chunks = chunks.filter(|&chunks| chunks <= CHUNKS_MAX && least(chunks) + table_bytes(chunks) <= file_bytes);
+    chunks.ok_or_else(|| corrupt(at, "the seek table's length cannot be"))
+}
+
+/// What the last bytes of a file claim. They are held against the trailer before anything is allocated by them: a file
+/// with a hole in it may be of any size.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapshotEnd {
+    file_bytes: u64,
+    chunks: u64,
+    trailer_offset: u64,
+}
+
+impl SnapshotEnd {
+    /// Reads the last bytes of a file of `file_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// A defect where they are not the end of a seek table that can be this file's.
+    pub fn decode(end: &[u8; END_BYTES], file_bytes: u64) -> Result<SnapshotEnd, SnapshotDefect> {
+        let (padding_bytes, (_, footer)) = (u64::from(u32_at(end, 0)), end.split_at(ENTRY_BYTES));
+        let footer = footer.first_chunk().ok_or_else(|| corrupt(0, "the file is cut short"))?;
+        let chunks = chunks_of(footer, file_bytes)?;
+        let trailer_offset = file_bytes.checked_sub(table_bytes(chunks) + padding_bytes + TRAILER_BYTES as u64);
+        let trailer_offset = trailer_offset
+            .filter(|_| padding_bytes < PADDING_END)
+            .ok_or_else(|| corrupt(file_bytes - END_BYTES as u64, "the padding is not what the seek table says"))?;
+        Ok(SnapshotEnd { file_bytes, chunks, trailer_offset })
+    }
+
+    /// Where the trailer has to lie. With it begins what [`SnapshotTable::decode`] reads.
+    pub fn trailer(&self) -> std::ops::Range<u64> {
+        self.trailer_offset..self.trailer_offset + TRAILER_BYTES as u64
+    }
+
+    /// Checks that the bytes at that place are this file's trailer, and claim the same.
+    ///
+    /// # Errors
+    ///
+    /// A defect.
+    pub fn check_trailer(&self, frame: &[u8], header: &SnapshotHeader) -> Result<(), SnapshotDefect> {
+        let offset = self.trailer_offset;
+        let frame = frame.get(..TRAILER_BYTES).ok_or_else(|| corrupt(offset, "the file is cut short"))?;
+        check_sealed(frame, header.salt, offset, "the trailer does not match its checksum")?;
+        let (chunks, raw_bytes, stored_bytes) = (u64_at(frame, 16), u64_at(frame, 24), u64_at(frame, 32));
+        let is_the_same = (chunks, stored_bytes) == (self.chunks, self.file_bytes)
+            && raw_bytes.div_ceil(header.chunk_bytes.into()) == chunks;
+        is_the_same.then_some(()).ok_or_else(|| corrupt(offset, "the totals are those of another file"))
+    }
 }
 
 /// Where the chunks of a file lie, and what it amounts to.
@@ -461,7 +505,8 @@ pub struct SnapshotTable {
 }
 
 impl SnapshotTable {
-    /// Reads the end of a file of `file_bytes` from its last bytes, at least as many as [`tail_bytes_max`] says.
+    /// Reads the end of a file of `file_bytes` from its last bytes, at least from the trailer on: [`SnapshotEnd`] tells
+    /// where that is.
     ///
     /// # Errors
     ///
@@ -471,8 +516,7 @@ impl SnapshotTable {
             file_bytes.checked_sub(tail.len() as u64).ok_or_else(|| corrupt(0, "more bytes than the file has"))?;
         let short = || corrupt(from, "the file is cut short");
         let footer: &[u8; FOOTER_BYTES] = tail.last_chunk().ok_or_else(short)?;
-        tail_bytes_max(footer, file_bytes)?;
-        let chunks = (u64::from(u32_at(footer, 0)) - 3) / 2;
+        let chunks = chunks_of(footer, file_bytes)?;
         let table_at = tail.len().checked_sub(table_bytes(chunks) as usize).ok_or_else(short)?;
         let (before, table) = tail.split_at(table_at);
         let (trailer, padding_bytes) = split_trailer(before, table, from)?;
@@ -593,10 +637,6 @@ mod tests {
         index
     }
 
-    fn footer(tail: &[u8]) -> &[u8; FOOTER_BYTES] {
-        tail.last_chunk().unwrap()
-    }
-
     const SIZES: [(u32, u32); 3] = [(100, 1024), (1300, 1024), (50, 7)];
 
     #[test]
@@ -662,7 +702,9 @@ mod tests {
         for sizes in [&SIZES[..0], &SIZES[2..], &SIZES] {
             let (tail, totals) = index(sizes).encode_tail(&header());
             assert!(totals.stored_bytes.is_multiple_of(SNAPSHOT_BLOCK_BYTES));
-            assert!(tail_bytes_max(footer(&tail), totals.stored_bytes).unwrap() >= tail.len() as u64);
+            let end = SnapshotEnd::decode(tail.last_chunk().unwrap(), totals.stored_bytes).unwrap();
+            assert_eq!(end.trailer().start, totals.stored_bytes - tail.len() as u64);
+            assert_eq!(end.check_trailer(&tail, &header()), Ok(()));
             let table = SnapshotTable::decode(&tail, totals.stored_bytes, &header()).unwrap();
             assert_eq!((table.totals(), totals.chunks), (&totals, sizes.len() as u64));
             let (mut at, mut raw_at) = (HEADER_BYTES as u64, 0);
@@ -726,12 +768,32 @@ mod tests {
             put(&mut footer, 5, &SEEKABLE_MAGIC.to_le_bytes());
             footer
         };
-        assert!(tail_bytes_max(&footer_of(3), 4096).is_ok_and(|bytes| bytes <= 4096));
+        assert_eq!(chunks_of(&footer_of(3), 4096), Ok(0));
         for entries in [0, 1, 2, 4, 511, 0x0800_0001, u32::MAX - 1, u32::MAX] {
-            assert!(tail_bytes_max(&footer_of(entries), 4096).is_err(), "{entries} entries in 4096 bytes");
+            assert!(chunks_of(&footer_of(entries), 4096).is_err(), "{entries} entries in 4096 bytes");
         }
-        assert!(tail_bytes_max(&footer_of(3), 4095).is_err());
-        assert!(tail_bytes_max(&footer_of(u32::MAX), u64::MAX - 4095).is_err());
+        assert!(chunks_of(&footer_of(3), 4095).is_err());
+        assert!(chunks_of(&footer_of(u32::MAX), u64::MAX - 4095).is_err());
+    }
+
+    #[test]
+    fn the_end_is_not_believed_where_the_trailer_is_anothers_or_damaged() {
+        let (tail, totals) = index(&SIZES).encode_tail(&header());
+        let end = SnapshotEnd::decode(tail.last_chunk().unwrap(), totals.stored_bytes).unwrap();
+        let trailer = &tail[..TRAILER_BYTES];
+        for at in 0..TRAILER_BYTES {
+            let mut damaged = trailer.to_vec();
+            damaged[at] ^= 0x40;
+            assert!(end.check_trailer(&damaged, &header()).is_err(), "byte {at}");
+            assert!(end.check_trailer(&trailer[..at], &header()).is_err(), "cut at {at}");
+        }
+        assert!(end.check_trailer(trailer, &SnapshotHeader { salt: 1, ..header() }).is_err());
+        assert!(end.check_trailer(trailer, &SnapshotHeader { chunk_bytes: 4096, ..header() }).is_err());
+        let other = SnapshotEnd::decode(tail.last_chunk().unwrap(), totals.stored_bytes + 4096).unwrap();
+        assert!(other.check_trailer(trailer, &header()).is_err());
+        let mut padding = *tail.last_chunk::<END_BYTES>().unwrap();
+        put(&mut padding, 0, &(PADDING_END as u32).to_le_bytes());
+        assert!(SnapshotEnd::decode(&padding, 1 << 20).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! Invariants: no byte that does not verify is handed out; whoever reads from the start to the end has also had the
 //! checksum of the whole verified, before the last chunk is handed out; damage is an error each time it is met, and
 //! never the end of the state; memory is bounded by the size of a few chunks, whose limit is the format's, and by the
-//! seek table, which is no larger than the file.
+//! seek table, which is read only once the trailer, verified, says that it is so large.
 //!
 //! Does not know names or directories.
 
@@ -25,8 +25,8 @@ use super::pace::Pace;
 use super::pool::{self, InOrder, Job, Threads};
 use crate::disk::{AlignedBuf, DiskFile};
 use crate::format::snapshot::{
-    CHUNK_HEADER_BYTES, ChunkHeader, FOOTER_BYTES, SNAPSHOT_BLOCK_BYTES, SnapshotDefect, SnapshotHeader, SnapshotMeta,
-    SnapshotTable, SnapshotTotals, combined_checksum, raw_checksum, tail_bytes_max,
+    CHUNK_HEADER_BYTES, ChunkHeader, END_BYTES, SNAPSHOT_BLOCK_BYTES, SnapshotDefect, SnapshotEnd, SnapshotHeader,
+    SnapshotMeta, SnapshotTable, SnapshotTotals, combined_checksum, raw_checksum,
 };
 
 /// Threads that decompress ahead.
@@ -231,11 +231,13 @@ impl Source {
         let mut window = Window::default();
         let start = window.read(&*file, 0..file_bytes.min(SNAPSHOT_BLOCK_BYTES)).map_err(read())?;
         let header = SnapshotHeader::decode(start).map_err(defect)?;
-        let end = file_bytes.saturating_sub(FOOTER_BYTES as u64)..file_bytes;
-        let footer = window.read(&*file, end).map_err(read())?;
-        let footer = footer.first_chunk().ok_or(SnapshotDefect::Corrupt { offset: 0, reason: "the file is cut short" });
-        let tail_bytes = tail_bytes_max(footer.map_err(defect)?, file_bytes).map_err(defect)?;
-        let tail = window.read(&*file, file_bytes - tail_bytes..file_bytes).map_err(read())?;
+        let end = file_bytes.saturating_sub(END_BYTES as u64)..file_bytes;
+        let end = window.read(&*file, end).map_err(read())?.first_chunk();
+        let end = end.ok_or(SnapshotDefect::Corrupt { offset: 0, reason: "the file is cut short" }).map_err(defect)?;
+        let end = SnapshotEnd::decode(end, file_bytes).map_err(defect)?;
+        let trailer = window.read(&*file, end.trailer()).map_err(read())?;
+        end.check_trailer(trailer, &header).map_err(defect)?;
+        let tail = window.read(&*file, end.trailer().start..file_bytes).map_err(read())?;
         let table = SnapshotTable::decode(tail, file_bytes, &header).map_err(defect)?;
         Ok(Source { file, path, header, table })
     }

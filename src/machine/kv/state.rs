@@ -15,6 +15,7 @@
 
 use std::io::{self, BufReader, Read, Write};
 
+use super::KvStateMachine;
 use crate::machine::codec::{number_at, put_number};
 use crate::machine::error::StateError;
 use crate::machine::map::{Builder, Image, KEY_BYTES_MAX, Map};
@@ -70,6 +71,9 @@ pub(crate) fn read(source: &mut (dyn Read + Send), kind: &'static str) -> Result
         left -= together.ok_or(source.damaged("a record is longer than what is left"))?;
         if key_bytes > KEY_BYTES_MAX as u64 {
             return Err(source.damaged("a key is longer than any can be"));
+        }
+        if value_bytes > KvStateMachine::VALUE_BYTES_MAX as u64 {
+            return Err(source.damaged("a value is longer than any can be"));
         }
         source.fill(&mut key, key_bytes)?;
         if last.as_ref().is_some_and(|last| *last >= key) {

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 
+use ringwal::machine::StateError;
 use ringwal::{DriverError, Error, SnapshotError};
 
 /// The exit codes, as the help tells them.
@@ -58,6 +59,14 @@ pub(crate) fn from_driver<E: std::error::Error + Send + Sync + 'static>(error: D
     }
 }
 
+/// The snapshot's own error, where what read or wrote it only passed it on.
+pub(crate) fn unwrapped(error: io::Error) -> anyhow::Error {
+    match error.downcast::<SnapshotError>() {
+        Ok(error) => error.into(),
+        Err(error) => error.into(),
+    }
+}
+
 /// The number for an error: that of the outermost cause that has one.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(known).unwrap_or(1)
@@ -73,7 +82,7 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<io::Error>() {
         return of_system(error);
     }
-    if cause.is::<Damaged>() {
+    if cause.is::<Damaged>() || matches!(cause.downcast_ref(), Some(StateError::Damaged { .. })) {
         return Some(3);
     }
     cause.is::<Missing>().then_some(4)
@@ -100,7 +109,37 @@ fn of_snapshot(error: &SnapshotError) -> Option<u8> {
     }
 }
 
+/// An error of the system, or one that is only carried as one: its `source` leaves out what it carries.
 fn of_system(error: &io::Error) -> Option<u8> {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    if let Some(carried) = error.get_ref() {
+        return anyhow::Chain::new(carried).find_map(known);
+    }
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge).then_some(6)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use anyhow::Context;
+
+    use super::*;
+
+    fn corrupt() -> SnapshotError {
+        SnapshotError::Corrupt { file: PathBuf::from("snapshot_1_0.zst"), offset: 7, reason: "torn".into() }
+    }
+
+    #[test]
+    fn damage_counts_however_deep_it_is_carried() {
+        let twice = io::Error::other(io::Error::from(corrupt()));
+        for error in [io::Error::from(corrupt()), twice] {
+            let carrier = SnapshotError::Io { action: "read", path: PathBuf::new(), source: error };
+            assert_eq!(exit_code(&carrier.into()), 3);
+        }
+        let told = Err::<(), _>(StateError::Io(corrupt().into())).context("cannot print it").unwrap_err();
+        assert_eq!(exit_code(&told), 3);
+        assert_eq!(exit_code(&io::Error::other("anything").into()), 1);
+        assert_eq!(exit_code(&io::Error::from(io::ErrorKind::StorageFull).into()), 6);
+    }
 }

@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use ringwal::machine::KvStateMachine;
+use ringwal::machine::{KvCommand, KvStateMachine};
 use ringwal::sim::Rng;
-use ringwal::{Config, Log};
+use ringwal::{Config, Driver, DriverConfig, Log};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tool::{Place, Running, command, eventually, failed, on, succeeded};
@@ -191,7 +191,9 @@ fn a_load_that_meets_a_mistake_says_what_is_durable_and_goes_on_once_it_is_mende
     let until = good.find("key 1234").unwrap();
     assert_eq!(place.export(), &good.as_bytes()[..until]);
     place.file("lines", good.as_bytes());
-    place.ok(&["kv", "load", &file, "--skip", "1234"]);
+    let report = place.ok(&["kv", "load", &file, "--skip", "1234", "--json", "-"]);
+    let report = serde_json::from_slice::<Value>(&report).unwrap();
+    assert_eq!((&report["loaded_lines"], &report["loaded_bytes"]), (&1266.into(), &(good.len() - until).into()));
     assert_eq!(place.export(), good.as_bytes());
     let error = place.fails(1, &["kv", "load", &file, "--skip", "9999"]);
     assert!(error.contains("the file has 2500 lines"), "{error}");
@@ -212,11 +214,44 @@ fn a_key_or_value_that_is_too_large_is_refused_and_told_with_its_limit() {
     assert_eq!(place.export(), b"key\t\n");
 }
 
+#[test]
+fn a_log_of_large_commands_is_looked_at_in_little_memory() {
+    const VALUE_BYTES: usize = 8 << 20;
+    let place = Place::new();
+    let (driver, _) = Driver::open(place.dir(), KvStateMachine::new(), DriverConfig::default()).unwrap();
+    for nth in 0..50 {
+        driver.propose(KvCommand::Set { key: "k".into(), value: vec![nth; VALUE_BYTES].into() }).unwrap();
+    }
+    driver.close().unwrap();
+    // All of the commands together do not fit: the limit is on data, in KiB.
+    let limited = format!("ulimit -d {}; exec \"$@\"", 200 << 10);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &limited, "sh", env!("CARGO_BIN_EXE_ringwal"), "kv", "get", "k", "--raw", "--dir"]);
+    let value = succeeded(&["get"], shell.arg(place.dir()).output().unwrap());
+    assert!(value == [49; VALUE_BYTES], "another value came out");
+}
+
+#[test]
+fn keys_and_values_may_begin_with_a_hyphen_and_options_are_still_options() {
+    let place = Place::new();
+    place.ok(&["kv", "set", "k", "-5", "--segment-size", "1MiB"]);
+    place.ok(&["kv", "set", "--segment-size", "1MiB", "-k", "--", "--dir"]);
+    place.ok(&["kv", "set", "-n", "-"]);
+    assert_eq!(place.ok(&["kv", "get", "k", "--raw"]), b"-5");
+    assert_eq!(place.ok(&["kv", "get", "--raw", "-k"]), b"--dir");
+    assert_eq!(place.export(), b"-k\t--dir\n-n\t-\nk\t-5\n");
+    assert_eq!(place.ok(&["kv", "scan", "-5", "k", "--limit", "1"]), b"-k\t--dir\n");
+    assert_eq!(place.ok(&["kv", "scan", "--prefix", "-k"]), b"-k\t--dir\n");
+    place.ok(&["kv", "delete", "-n"]);
+    place.fails(4, &["kv", "get", "-n"]);
+    assert!(place.fails(2, &["kv", "scan", "--limt", "1"]).contains("--limt"), "a mistyped option is no key");
+    place.fails(2, &["kv", "get"]);
+}
+
 /// A load that waits for more on its standard input, once what it was given can be seen by others.
 fn half_loaded(place: &Place, half: &[u8]) -> Running {
-    let arguments = ["kv", "load", "-", "--batch", "10", "--segment-size", "1MiB"];
+    let arguments = ["kv", "load", "-", "--segment-size", "1MiB"];
     let mut child = place.command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
-    // The reader takes lines as they come, and hands them on by tens.
     child.stdin.as_mut().unwrap().write_all(half).unwrap();
     let last = half.trim_ascii_end().rsplit(|&byte| byte == b'\n').next().unwrap();
     let key = std::str::from_utf8(last).unwrap().split('\t').next().unwrap().to_owned();
@@ -227,6 +262,17 @@ fn half_loaded(place: &Place, half: &[u8]) -> Running {
 
 fn numbered(lines: std::ops::Range<u32>) -> Vec<u8> {
     lines.flat_map(|number| format!("{number:08}\tvalue {number}\n").into_bytes()).collect()
+}
+
+#[test]
+fn lines_of_a_slow_pipe_are_not_held_back_until_there_are_many() {
+    let place = Place::new();
+    let mut running = half_loaded(&place, &numbered(0..3));
+    running.0.stdin.as_mut().unwrap().write_all(&numbered(3..4)).unwrap();
+    eventually("the line after them is there", || place.run(&["kv", "get", "00000003"]).status.success());
+    drop(running.0.stdin.take());
+    assert!(running.0.wait().unwrap().success());
+    assert_eq!(place.export(), numbered(0..4));
 }
 
 #[test]
@@ -318,7 +364,9 @@ fn arguments_that_cannot_be_read_are_refused_in_one_line() {
         &["kv", "fetch", "k", "--dir", "d"],
         &["snapshot", "verify", "../secrets", "--dir", "d"],
         &["snapshot", "delete", "snapshot_01_0", "--dir", "d"],
-        &["snapshot", "create", "--keep", "0", "--compact", "--dir", "d"],
+        &["snapshot", "create", "--keep", "0", "--dir", "d"],
+        &["snapshot", "create", "--keep", "2", "--keep-log", "--dir", "d"],
+        &["snapshot", "create", "--reach-back", "2", "--keep-log", "--dir", "d"],
     ] {
         let output = command(arguments).output().unwrap();
         let error = failed(2, arguments, &output);

@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use ringwal::machine::{CounterCommand, CounterStateMachine};
-use ringwal::{Driver, DriverConfig};
+use ringwal::machine::{CounterCommand, CounterStateMachine, KvStateMachine};
+use ringwal::{Driver, DriverConfig, FileSnapshots, Log, SnapshotOptions, StateImage, StateMachine};
 use serde_json::Value;
 use skip::skip;
 use tool::{Place, failed};
@@ -46,27 +46,27 @@ fn damage(place: &Place, id: &str) {
 }
 
 #[test]
-fn a_snapshot_shortens_the_log_only_when_asked_to() {
+fn a_snapshot_shortens_the_log_unless_it_is_to_be_kept() {
     let place = Place::new();
     place.load(&numbered(0..200_000));
-    let (first, created) = create(&place, &[]);
+    let (first, created) = create(&place, &["--keep-log"]);
     assert_eq!(
         (&created["keys"], &created["was_there"], &created["compacted"]),
         (&200_000.into(), &false.into(), &0.into())
     );
     assert_eq!(created["log_bytes"], created["log_bytes_before"]);
-    let (again, created) = create(&place, &[]);
+    let (again, created) = create(&place, &["--keep-log"]);
     assert!(again == first && created["was_there"] == true);
     assert_eq!(ids(&place), ["snapshot_0_0", &first]);
 
     place.ok(&["kv", "set", "later", "1"]);
-    let (second, created) = create(&place, &["--compact", "--keep", "1"]);
+    let (second, created) = create(&place, &["--keep", "1"]);
     assert_eq!(created["compacted"], created["index"]);
     assert!(created["log_bytes"].as_u64() < created["log_bytes_before"].as_u64(), "{created}");
     assert_eq!(ids(&place), [&second[..]]);
     assert_eq!(place.export(), [&numbered(0..200_000)[..], b"later\t1\n"].concat());
     assert_eq!(place.ok(&["kv", "get", "later"]), b"1\n");
-    let shown = String::from_utf8(place.ok(&["snapshot", "create", "--compact"])).unwrap();
+    let shown = String::from_utf8(place.ok(&["snapshot", "create"])).unwrap();
     assert!(shown.contains(&second) && shown.contains("was there already"), "{shown}");
 }
 
@@ -75,7 +75,7 @@ fn writing_goes_on_after_a_compaction_and_several_snapshots_are_kept() {
     let place = Place::new();
     for round in 0..4 {
         place.load(&numbered(round * 100..round * 100 + 100));
-        create(&place, &["--compact", "--keep", "3"]);
+        create(&place, &["--keep", "3"]);
     }
     assert_eq!(ids(&place), ["snapshot_2_0", "snapshot_3_0", "snapshot_4_0"]);
     assert_eq!(place.ok(&["snapshot", "cat", "snapshot_3_0"]), numbered(0..300));
@@ -86,9 +86,9 @@ fn writing_goes_on_after_a_compaction_and_several_snapshots_are_kept() {
 fn what_the_log_stands_on_is_not_deleted() {
     let place = Place::new();
     place.load(&numbered(0..100));
-    let (first, _) = create(&place, &["--compact"]);
+    let (first, _) = create(&place, &[]);
     place.ok(&["kv", "set", "later", "1"]);
-    let (second, _) = create(&place, &[]);
+    let (second, _) = create(&place, &["--keep-log"]);
     place.ok(&["snapshot", "delete", &first]);
     assert_eq!(ids(&place).last(), Some(&second));
     assert!(!ids(&place).contains(&first), "the newer one serves as well");
@@ -102,7 +102,7 @@ fn what_the_log_stands_on_is_not_deleted() {
 fn a_damaged_newest_snapshot_is_an_error_with_a_way_on() {
     let place = Place::new();
     place.load(&numbered(0..5000));
-    let (id, _) = create(&place, &[]);
+    let (id, _) = create(&place, &["--keep-log"]);
     place.ok(&["kv", "set", "later", "1"]);
     damage(&place, &id);
     for arguments in [&["kv", "get", "later"][..], &["kv", "export"], &["kv", "set", "k", "v"], &["snapshot", "create"]]
@@ -115,7 +115,10 @@ fn a_damaged_newest_snapshot_is_an_error_with_a_way_on() {
     let shown = String::from_utf8(verified.stdout).unwrap();
     assert!(shown.contains("snapshot_0_0 ") && shown.contains("damaged at byte"), "{shown}");
     place.ok(&["snapshot", "verify", "snapshot_0_0"]);
-    place.fails(3, &["snapshot", "cat", &id]);
+    for arguments in [&["snapshot", "cat", &id][..], &["snapshot", "cat", &id, "--raw"]] {
+        let error = place.fails(3, arguments);
+        assert!(error.contains("damaged at byte") && !error.contains("write the output"), "{error}");
+    }
 
     let all = [&numbered(0..5000)[..], b"later\t1\n"].concat();
     assert_eq!(place.ok(&["kv", "export", "--fall-back"]), all);
@@ -129,9 +132,9 @@ fn a_damaged_newest_snapshot_is_an_error_with_a_way_on() {
 fn there_is_no_falling_back_past_a_compacted_log() {
     let place = Place::new();
     place.load(&numbered(0..100));
-    create(&place, &["--compact"]);
+    create(&place, &[]);
     place.ok(&["kv", "set", "later", "1"]);
-    let (id, _) = create(&place, &["--compact"]);
+    let (id, _) = create(&place, &[]);
     damage(&place, &id);
     for arguments in [["kv", "export"], ["snapshot", "create"]] {
         let error = place.fails(3, &arguments);
@@ -142,12 +145,62 @@ fn there_is_no_falling_back_past_a_compacted_log() {
 }
 
 #[test]
+fn a_damaged_newest_snapshot_is_got_over_where_the_log_was_to_reach_further_back() {
+    let place = Place::new();
+    let reaching = ["--reach-back", "2"];
+    place.load(&numbered(0..100));
+    create(&place, &reaching);
+    place.ok(&["kv", "set", "later", "1"]);
+    let (id, created) = create(&place, &reaching);
+    assert!(created["compacted"].as_u64() < created["index"].as_u64(), "{created}");
+    assert_eq!(ids(&place).len(), 2);
+    damage(&place, &id);
+    assert!(place.fails(3, &["kv", "export"]).contains("--fall-back"));
+    assert_eq!(place.ok(&["kv", "export", "--fall-back"]), [&numbered(0..100)[..], b"later\t1\n"].concat());
+    place.ok(&["kv", "set", "k", "v", "--fall-back"]);
+    place.ok(&["kv", "delete", "k"]);
+    assert_eq!(place.export(), [&numbered(0..100)[..], b"later\t1\n"].concat());
+}
+
+#[test]
+fn a_snapshot_of_another_history_is_not_taken_for_this_logs() {
+    let place = Place::new();
+    place.load(&numbered(0..100));
+    place.ok(&["kv", "set", "later", "1"]);
+    let snapshots = FileSnapshots::open(place.dir(), SnapshotOptions::default()).unwrap();
+    let mut writer = snapshots.writer(1, 7, KvStateMachine::KIND).unwrap();
+    KvStateMachine::new().image().write_to(&mut writer).unwrap();
+    writer.publish().unwrap();
+    for arguments in [&["kv", "export"][..], &["kv", "get", "later"], &["kv", "set", "k", "v"]] {
+        for arguments in [arguments.to_vec(), [arguments, &["--fall-back"]].concat()] {
+            assert!(place.fails(3, &arguments).contains("term 7"), "{arguments:?}");
+        }
+    }
+    fs::remove_file(file(&place, "snapshot_1_7")).unwrap();
+    assert_eq!(place.export(), [&numbered(0..100)[..], b"later\t1\n"].concat());
+}
+
+#[test]
+fn the_log_reaches_back_to_no_more_snapshots_than_stay() {
+    let place = Place::new();
+    for round in 0..4 {
+        place.load(&numbered(round * 100..round * 100 + 100));
+        create(&place, &["--reach-back", "3"]);
+    }
+    assert_eq!(ids(&place), ["snapshot_2_0", "snapshot_3_0", "snapshot_4_0"]);
+    assert_eq!(Log::open_read_only(place.dir()).unwrap().0.state().compacted, Some((2, 0)));
+    let error = place.fails(1, &["snapshot", "create", "--reach-back", "3", "--keep", "2"]);
+    assert!(error.contains("--reach-back 3") && error.contains("--keep 2"), "{error}");
+    assert_eq!(ids(&place).len(), 3);
+}
+
+#[test]
 fn files_that_are_cut_swapped_or_of_another_machine_hide_nothing() {
     let place = Place::new();
     place.load(&numbered(0..100));
-    let (first, _) = create(&place, &[]);
+    let (first, _) = create(&place, &["--keep-log"]);
     place.ok(&["kv", "set", "later", "1"]);
-    let (second, _) = create(&place, &[]);
+    let (second, _) = create(&place, &["--keep-log"]);
     let whole = fs::read(file(&place, &second)).unwrap();
     fs::write(file(&place, &second), &whole[..whole.len() / 2]).unwrap();
     let listed = place.run(&["snapshot", "list"]);
@@ -187,8 +240,15 @@ fn a_counter_prints_its_count_and_is_no_store() {
     driver.close().unwrap();
     assert_eq!(place.ok(&["snapshot", "cat", &id]), b"42\n");
     assert!(String::from_utf8(place.ok(&["snapshot", "list"])).unwrap().contains("counter/1"));
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = place.command(&["snapshot", "cat", &id]).stdout(full).output().unwrap();
+    assert!(failed(6, &["cat"], &output).contains("cannot write the output"));
     for arguments in [&["kv", "export"][..], &["kv", "set", "k", "v"], &["snapshot", "create"]] {
         assert!(place.fails(1, arguments).contains("counter/1"), "{arguments:?}");
+    }
+    damage(&place, &id);
+    for arguments in [&["snapshot", "cat", &id][..], &["snapshot", "cat", &id, "--raw"]] {
+        assert!(place.fails(3, arguments).contains("damaged at byte"), "{arguments:?}");
     }
 }
 

@@ -15,7 +15,8 @@ use crate::failure::EXIT_CODES;
 const LINES: &str = "\
 Lines are KEY, one tab, VALUE, one newline. Keys and values are UTF-8 text in which \\\\, \\t, \\n and \\r stand
 for a backslash, a tab, a newline and a carriage return, and \\xNN for any byte: control characters and what is
-not UTF-8 are always written so. Keys and values on the command line are written the same way.";
+not UTF-8 are always written so. Keys and values on the command line are written the same way; one that reads
+like an option, such as --dir, goes after `--` or with \\x2d for its first hyphen.";
 
 /// Options of `ringwal kv`.
 #[derive(Debug, Args)]
@@ -64,6 +65,7 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Where the newest snapshot is damaged, use the newest one that is intact, as long as the log still reaches back to it
+    /// (see snapshot create --reach-back)
     #[arg(long)]
     pub(crate) fall_back: bool,
 }
@@ -84,7 +86,7 @@ pub(crate) struct GetArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// The key, escaped as in a line
-    #[arg(value_name = "KEY", value_parser = field())]
+    #[arg(value_name = "KEY", value_parser = field(), allow_hyphen_values = true)]
     pub(crate) key: Bytes,
     /// Print the value's bytes as they are, and nothing after them
     #[arg(long)]
@@ -97,10 +99,10 @@ pub(crate) struct SetArgs {
     #[command(flatten)]
     pub(crate) to: NewStoreArgs,
     /// The key, escaped as in a line
-    #[arg(value_name = "KEY", value_parser = field())]
+    #[arg(value_name = "KEY", value_parser = field(), allow_hyphen_values = true)]
     pub(crate) key: Bytes,
     /// The value, escaped as in a line
-    #[arg(value_name = "VALUE", value_parser = field(), required_unless_present = "from")]
+    #[arg(value_name = "VALUE", value_parser = field(), allow_hyphen_values = true, required_unless_present = "from")]
     pub(crate) value: Option<Bytes>,
     /// Take the bytes of this file as the value, or those of standard input with `-`, as they are
     #[arg(long, value_name = "FILE", conflicts_with = "value")]
@@ -113,7 +115,7 @@ pub(crate) struct DeleteArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
     /// The key, escaped as in a line
-    #[arg(value_name = "KEY", value_parser = field())]
+    #[arg(value_name = "KEY", value_parser = field(), allow_hyphen_values = true)]
     pub(crate) key: Bytes,
 }
 
@@ -122,14 +124,15 @@ pub(crate) struct DeleteArgs {
 pub(crate) struct ScanArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
+    // Not any hyphen: a mistyped option would be a key, and an empty range is an answer.
     /// The first key, escaped as in a line [default: the first of all]
-    #[arg(value_name = "START", value_parser = field())]
+    #[arg(value_name = "START", value_parser = field(), allow_negative_numbers = true)]
     pub(crate) start: Option<Bytes>,
     /// The key to stop before, escaped as in a line [default: none, up to the last]
-    #[arg(value_name = "END", value_parser = field())]
+    #[arg(value_name = "END", value_parser = field(), allow_negative_numbers = true)]
     pub(crate) end: Option<Bytes>,
     /// Only keys that begin with this, escaped as in a line
-    #[arg(long, value_name = "KEY", value_parser = field(), conflicts_with_all = ["start", "end"])]
+    #[arg(long, value_name = "KEY", value_parser = field(), allow_hyphen_values = true, conflicts_with_all = ["start", "end"])]
     pub(crate) prefix: Option<Bytes>,
     /// Stop after so many keys
     #[arg(long, value_name = "N")]

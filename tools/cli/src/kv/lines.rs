@@ -22,9 +22,14 @@ use std::io::{self, BufRead};
 
 use bytes::Bytes;
 
-/// Longest line that is read: more than four times what fits a segment of the usual size, for values that are all
-/// escapes. A file that is no text at all does not end up in memory as one line.
-const LINE_BYTES_MAX: usize = 257 << 20;
+/// What a line may have besides its fields: an operation, tabs, its end.
+const BESIDES_BYTES: u64 = 16;
+
+/// Longest line whose key and value have so many bytes together: each byte may be an escape.
+pub(crate) fn line_bytes_max(bytes: u64) -> u64 {
+    const ESCAPE_BYTES: u64 = 4;
+    ESCAPE_BYTES * bytes + BESIDES_BYTES
+}
 
 /// What is wrong at one place of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,7 +267,7 @@ pub(crate) enum LineError {
     /// What is there is no line of this kind.
     Misread { line: u64, misread: Misread },
     /// Longer than any line may be.
-    TooLong { line: u64, limit: usize },
+    TooLong { line: u64, limit: u64 },
     /// It cannot be read at all.
     Io { line: u64, source: io::Error },
 }
@@ -272,7 +277,10 @@ impl fmt::Display for LineError {
         match self {
             LineError::Misread { line, misread } => write!(f, "line {line}, {misread}"),
             LineError::TooLong { line, limit } => {
-                write!(f, "line {line} is longer than {limit} bytes: is this a file of lines?")
+                write!(
+                    f,
+                    "line {line} is longer than {limit} bytes, and so than any that fits --segment-size: is this a file of lines?"
+                )
             }
             LineError::Io { line, source } => write!(f, "line {line} cannot be read: {source}"),
         }
@@ -297,12 +305,13 @@ pub(crate) struct Lines<R> {
     number: u64,
     /// Bytes read so far.
     bytes: u64,
-    line_bytes_max: usize,
+    line_bytes_max: u64,
 }
 
 impl<R: BufRead> Lines<R> {
-    pub(crate) fn new(reader: R) -> Lines<R> {
-        Lines { reader, line: Vec::new(), number: 0, bytes: 0, line_bytes_max: LINE_BYTES_MAX }
+    /// Lines of at most `line_bytes_max` bytes: a file that is no text at all does not end up in memory as one line.
+    pub(crate) fn new(reader: R, line_bytes_max: u64) -> Lines<R> {
+        Lines { reader, line: Vec::new(), number: 0, bytes: 0, line_bytes_max }
     }
 
     /// Bytes read so far, for a bar.
@@ -334,9 +343,9 @@ impl<R: BufRead> Lines<R> {
         let line = self.number + 1;
         self.line.clear();
         let limit = self.line_bytes_max;
-        let mut limited = io::Read::take(&mut self.reader, limit as u64);
+        let mut limited = io::Read::take(&mut self.reader, limit);
         let read = limited.read_until(b'\n', &mut self.line).map_err(|source| LineError::Io { line, source })?;
-        if read == limit && self.line.last() != Some(&b'\n') {
+        if read as u64 == limit && self.line.last() != Some(&b'\n') {
             return Err(LineError::TooLong { line, limit });
         }
         self.bytes += read as u64;
@@ -461,20 +470,31 @@ mod tests {
 
     #[test]
     fn lines_are_counted_skipped_and_need_no_end_at_the_end() {
-        let mut lines = Lines::new(&b"a\t1\nb\nc\t3"[..]);
+        let mut lines = Lines::new(&b"a\t1\nb\nc\t3"[..], line_bytes_max(9));
         assert_eq!(lines.skip(1).unwrap(), 1);
         let error = lines.next(read_line).unwrap_err().to_string();
         assert!(error.starts_with("line 2, column 2:"), "{error}");
         assert_eq!(lines.next(read_line).unwrap(), Some(("c".into(), "3".into())));
         assert_eq!(lines.next(read_line).unwrap(), None);
         assert_eq!(lines.bytes(), 9);
-        assert_eq!(Lines::new(&b"a\n"[..]).skip(5).unwrap(), 1);
+        assert_eq!(Lines::new(&b"a\n"[..], line_bytes_max(1)).skip(5).unwrap(), 1);
+    }
+
+    #[test]
+    fn the_largest_key_and_value_can_be_read_though_every_byte_of_them_is_an_escape() {
+        for largest in [1000, 100_000] {
+            let (key, value) = (vec![0; 100], vec![0xff; largest - 100]);
+            let text = [b"set\t", &line(&key, &value)[..]].concat();
+            let read = Lines::new(&text[..], line_bytes_max(largest as u64)).next(read_operation).unwrap();
+            assert_eq!(read, Some(Operation::Set(key.into(), value.into())));
+            let error = Lines::new(&text[..], line_bytes_max(largest as u64 - 5)).next(read_operation).unwrap_err();
+            assert!(matches!(error, LineError::TooLong { line: 1, .. }), "{error}");
+        }
     }
 
     #[test]
     fn a_file_that_is_one_endless_line_is_refused_and_not_kept_in_memory() {
-        let mut lines = Lines::new(io::BufReader::new(io::repeat(b'x')));
-        lines.line_bytes_max = 1 << 20;
+        let mut lines = Lines::new(io::BufReader::new(io::repeat(b'x')), 1 << 20);
         let error = lines.next(read_line).unwrap_err();
         assert!(matches!(error, LineError::TooLong { line: 1, limit: 0x10_0000 }), "{error}");
         assert!(lines.line.capacity() <= 2 << 20);

@@ -4,6 +4,10 @@
 //! acknowledgements in the same order. So what is durable at any moment is a prefix of the lines, and its length is what
 //! is told when the load stops, whatever stops it.
 //!
+//! A batch that is not full when the input has nothing more for a moment is not held back: what a slow pipe gave is
+//! durable soon. The half-full batch lies where both threads get at it, under a lock. It is only ever taken from there by
+//! who has seen, under the same lock, that no batch before it is still waiting.
+//!
 //! Each batch is one entry of the log. A batch is proposed only once the one before has its index: a later line for the
 //! same key must win.
 
@@ -13,7 +17,8 @@ use std::future::{Future, poll_fn};
 use std::io::BufRead;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -96,10 +101,10 @@ pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     interrupt::listen();
     interrupt::listen_to_supervisors();
     let json_file = output::open_json(args.json.as_deref())?;
-    let input = super::input(&args.file)?;
+    let lines = super::lines_of(&args.file, &args.to)?;
     let store = store::open_or_make(&args.to, DriverConfig::default())?;
     let mut load = Load::new(&store, args);
-    let outcome = load.run(input, args);
+    let outcome = load.run(lines, args);
     let (keys, durable_lines) = (store.read(|machine| machine.len()), load.durable_lines);
     let loaded = load.loaded(keys);
     drop(load);
@@ -116,14 +121,42 @@ enum Read {
     Failed(LineError),
     /// There are fewer lines than were to be passed over.
     TooShort(u64),
+    /// There are no more lines: all of them were handed over.
+    End,
 }
 
 /// The lines of one batch.
 #[derive(Default)]
 struct Lot {
     operations: Vec<KvOp>,
+    /// Bytes of these lines.
+    bytes: u64,
     /// Bytes of the file up to the end of these lines.
     until_byte: u64,
+}
+
+/// The batch that the reading thread is filling.
+#[derive(Clone, Default)]
+struct Filling(Arc<Mutex<Lot>>);
+
+impl Filling {
+    fn lock(&self) -> MutexGuard<'_, Lot> {
+        // Whoever panicked, a line is in it as a whole or not at all.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Lot {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Puts a line in; says whether the batch is full.
+    fn push(&self, line: KvOp, bytes: u64, until_byte: u64, size: &LotSize) -> bool {
+        let mut lot = self.lock();
+        lot.operations.push(line);
+        lot.bytes += bytes;
+        lot.until_byte = until_byte;
+        lot.operations.len() >= size.lines || lot.bytes >= size.bytes
+    }
 }
 
 type Answer = Result<KvResponse, DriverError<KvError>>;
@@ -134,6 +167,7 @@ struct UnderWay {
     /// Lines of the file up to the end of this batch.
     until_line: u64,
     until_byte: u64,
+    bytes: u64,
 }
 
 struct Load<'a> {
@@ -145,7 +179,7 @@ struct Load<'a> {
     skipped_lines: u64,
     proposed_lines: u64,
     durable_lines: u64,
-    durable_bytes: u64,
+    loaded_bytes: u64,
     batches: u64,
 }
 
@@ -160,19 +194,21 @@ impl<'a> Load<'a> {
             skipped_lines: args.skip,
             proposed_lines: args.skip,
             durable_lines: args.skip,
-            durable_bytes: 0,
+            loaded_bytes: 0,
             batches: 0,
         }
     }
 
     /// Loads everything, or as much as can be; what was read before a mistake is loaded too.
-    fn run(&mut self, input: Box<dyn BufRead + Send>, args: &LoadArgs) -> Result<()> {
+    fn run(&mut self, lines: Lines<Box<dyn BufRead + Send>>, args: &LoadArgs) -> Result<()> {
         let (sender, lots) = sync_channel(READ_AHEAD);
         let size = LotSize { lines: args.batch as usize, bytes: self.batch_bytes() };
         let skip = args.skip;
         // Not waited for: standard input may never end.
-        thread::spawn(move || read(Lines::new(input), skip, &size, &sender));
-        let outcome = self.propose_all(&lots);
+        let filling = Filling::default();
+        let fill = filling.clone();
+        thread::spawn(move || read(lines, skip, &size, &fill, &sender));
+        let outcome = self.propose_all(&lots, &filling);
         let settled = self.settle_down_to(0);
         // The first cause is the one to tell.
         outcome.and(settled)
@@ -184,16 +220,15 @@ impl<'a> Load<'a> {
         segments.iter().map(|segment| segment.bytes / 4).min().unwrap_or(BATCH_BYTES_MAX).min(BATCH_BYTES_MAX)
     }
 
-    fn propose_all(&mut self, lots: &Receiver<Read>) -> Result<()> {
+    fn propose_all(&mut self, lots: &Receiver<Read>, filling: &Filling) -> Result<()> {
         loop {
             interrupt::check()?;
-            match lots.recv_timeout(LOOK_EVERY) {
-                Ok(Read::Batch(lot)) => self.propose(lot)?,
-                Ok(Read::Failed(error)) => return Err(error.into()),
-                Ok(Read::TooShort(lines)) => return Err(self.too_short(lines)),
-                // Nothing to do but to take what is done.
-                Err(RecvTimeoutError::Timeout) => self.settle_down_to(0)?,
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            match next(lots, filling)? {
+                Read::Batch(lot) if lot.operations.is_empty() => self.settle_down_to(0)?,
+                Read::Batch(lot) => self.propose(lot)?,
+                Read::Failed(error) => return Err(error.into()),
+                Read::TooShort(lines) => return Err(self.too_short(lines)),
+                Read::End => return Ok(()),
             }
         }
     }
@@ -219,8 +254,8 @@ impl<'a> Load<'a> {
         if let Some(early) = early {
             answer = Box::pin(std::future::ready(early));
         }
-        let (until_line, until_byte) = (self.proposed_lines, lot.until_byte);
-        self.under_way.push_back(UnderWay { answer, until_line, until_byte });
+        let (until_line, until_byte, bytes) = (self.proposed_lines, lot.until_byte, lot.bytes);
+        self.under_way.push_back(UnderWay { answer, until_line, until_byte, bytes });
         Ok(())
     }
 
@@ -232,13 +267,14 @@ impl<'a> Load<'a> {
     /// Waits for the oldest batches until no more than so many are under way.
     fn settle_down_to(&mut self, left: usize) -> Result<()> {
         while self.under_way.len() > left {
-            let Some(UnderWay { answer, until_line, until_byte }) = self.under_way.pop_front() else { break };
+            let Some(UnderWay { answer, until_line, until_byte, bytes }) = self.under_way.pop_front() else { break };
             if let Err(error) = pollster::block_on(answer) {
                 // What comes after it may be durable all the same; it is not part of what can be counted on.
                 self.under_way.clear();
                 return Err(from_driver(error));
             }
-            (self.durable_lines, self.durable_bytes) = (until_line, until_byte);
+            self.durable_lines = until_line;
+            self.loaded_bytes += bytes;
             self.batches += 1;
             let lines = self.durable_lines;
             self.bar.at(until_byte, || format!("bytes, {} lines are durable", text::count(lines)));
@@ -253,7 +289,7 @@ impl<'a> Load<'a> {
             durable_lines: self.durable_lines,
             skipped_lines: self.skipped_lines,
             loaded_lines,
-            loaded_bytes: self.durable_bytes,
+            loaded_bytes: self.loaded_bytes,
             batches: self.batches,
             seconds,
             lines_per_s: loaded_lines as f64 / seconds.max(f64::EPSILON),
@@ -273,26 +309,65 @@ struct LotSize {
     bytes: u64,
 }
 
+/// What comes next: where that takes a moment, whatever there is, which may be an empty batch.
+fn next(lots: &Receiver<Read>, filling: &Filling) -> Result<Read> {
+    // A thread that is gone without a word has panicked: what it had read is not all there is.
+    let died = || anyhow!("the thread that reads the lines panicked, so there may be more of them");
+    match lots.recv_timeout(LOOK_EVERY) {
+        Ok(read) => return Ok(read),
+        Err(RecvTimeoutError::Disconnected) => return Err(died()),
+        Err(RecvTimeoutError::Timeout) => (),
+    }
+    let mut lot = filling.lock();
+    match lots.try_recv() {
+        Ok(read) => Ok(read),
+        Err(TryRecvError::Disconnected) => Err(died()),
+        // Whatever was to be handed over before this batch's first line was read was handed over, and taken.
+        Err(TryRecvError::Empty) => Ok(Read::Batch(std::mem::take(&mut *lot))),
+    }
+}
+
 /// Reads everything, batch by batch. Nobody left to take it is as good as the end.
-fn read(mut lines: Lines<Box<dyn BufRead + Send>>, skip: u64, size: &LotSize, sender: &SyncSender<Read>) {
-    match lines.skip(skip) {
-        Ok(skipped) if skipped == skip => (),
-        Ok(skipped) => return drop(sender.send(Read::TooShort(skipped))),
-        Err(error) => return drop(sender.send(Read::Failed(error))),
-    }
-    loop {
-        let (lot, failed) = read_lot(&mut lines, size);
-        let is_last = failed.is_some() || lot.operations.is_empty();
-        if !lot.operations.is_empty() && sender.send(Read::Batch(lot)).is_err() {
-            return;
+fn read(
+    mut lines: Lines<Box<dyn BufRead + Send>>,
+    skip: u64,
+    size: &LotSize,
+    filling: &Filling,
+    sender: &SyncSender<Read>,
+) {
+    let last = match lines.skip(skip) {
+        Ok(skipped) if skipped == skip => match read_lots(&mut lines, size, filling, sender) {
+            Some(last) => last,
+            None => return,
+        },
+        Ok(skipped) => Read::TooShort(skipped),
+        Err(error) => Read::Failed(error),
+    };
+    drop(sender.send(last));
+}
+
+/// Hands over all lines, and says why there are no more; `None` where nobody takes them.
+fn read_lots(
+    lines: &mut Lines<Box<dyn BufRead + Send>>,
+    size: &LotSize,
+    filling: &Filling,
+    sender: &SyncSender<Read>,
+) -> Option<Read> {
+    let last = loop {
+        let start = lines.bytes();
+        match lines.next(read_record) {
+            Ok(Some((key, value))) => {
+                let (line, bytes) = (KvOp::Put { key, value }, lines.bytes() - start);
+                if filling.push(line, bytes, lines.bytes(), size) {
+                    sender.send(Read::Batch(filling.take())).ok()?;
+                }
+            }
+            Ok(None) => break Read::End,
+            Err(error) => break Read::Failed(error),
         }
-        if let Some(error) = failed {
-            return drop(sender.send(Read::Failed(error)));
-        }
-        if is_last {
-            return;
-        }
-    }
+    };
+    sender.send(Read::Batch(filling.take())).ok()?;
+    Some(last)
 }
 
 /// A line that the store takes: what it would refuse is better told with its place.
@@ -300,17 +375,58 @@ fn read_record(line: &[u8]) -> Result<(Bytes, Bytes), Misread> {
     read_line_up_to(line, KvStateMachine::KEY_BYTES_MAX, KvStateMachine::VALUE_BYTES_MAX)
 }
 
-/// The next lines, and why there are no more if that is a mistake.
-fn read_lot(lines: &mut Lines<Box<dyn BufRead + Send>>, size: &LotSize) -> (Lot, Option<LineError>) {
-    let start = lines.bytes();
-    let mut lot = Lot::default();
-    while lot.operations.len() < size.lines && lines.bytes() - start < size.bytes {
-        match lines.next(read_record) {
-            Ok(Some((key, value))) => lot.operations.push(KvOp::Put { key, value }),
-            Ok(None) => break,
-            Err(error) => return (lot, Some(error)),
-        }
-        lot.until_byte = lines.bytes();
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::KvCommand as Asked;
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn args(dir: &Path) -> LoadArgs {
+        let line = ["ringwal", "kv", "load", "-", "--segment-size", "1MiB", "--dir", dir.to_str().unwrap()];
+        let Command::Kv(kv) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+        let Asked::Load(args) = kv.command else { panic!() };
+        args
     }
-    (lot, None)
+
+    fn lot(key: &'static str) -> Lot {
+        let put = KvOp::Put { key: key.into(), value: "".into() };
+        Lot { operations: vec![put], bytes: 10, until_byte: 100 }
+    }
+
+    #[test]
+    fn a_reading_thread_that_dies_is_no_end_of_the_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let args = args(scratch.path());
+        let store = store::open_or_make(&args.to, DriverConfig::default()).unwrap();
+        let mut load = Load::new(&store, &args);
+        let (sender, lots) = sync_channel(READ_AHEAD);
+        sender.send(Read::Batch(lot("k"))).unwrap();
+        drop(sender);
+        let error = load.propose_all(&lots, &Filling::default()).unwrap_err().to_string();
+        assert!(error.contains("panicked"), "{error}");
+        load.settle_down_to(0).unwrap();
+        assert_eq!((load.durable_lines, load.loaded_bytes), (1, 10));
+    }
+
+    #[test]
+    fn a_half_full_batch_does_not_overtake_the_one_before_it() {
+        let (sender, lots) = sync_channel(READ_AHEAD);
+        let filling = Filling::default();
+        let size = LotSize { lines: 2, bytes: 1 << 20 };
+        let text: Box<dyn BufRead + Send> = Box::new(&b"a\t1\nb\t2\nc\t3\n"[..]);
+        let mut lines = Lines::new(text, 100);
+        assert!(matches!(read_lots(&mut lines, &size, &filling, &sender), Some(Read::End)));
+        *filling.lock() = lot("d");
+        let keys = |read: Read| match read {
+            Read::Batch(lot) => (lot.operations.len(), lot.bytes, lot.until_byte),
+            _ => panic!("no batch"),
+        };
+        let taken = [(); 3].map(|()| keys(next(&lots, &filling).unwrap()));
+        assert_eq!(taken, [(2, 8, 8), (1, 4, 12), (1, 10, 100)]);
+        assert_eq!(keys(next(&lots, &filling).unwrap()), (0, 0, 0));
+        drop(sender);
+        assert!(next(&lots, &filling).is_err());
+    }
 }

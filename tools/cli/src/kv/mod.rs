@@ -19,8 +19,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
 use ringwal::machine::{KvCommand, KvOp, KvResponse, KvStateMachine};
 
-use self::args::{BatchArgs, DeleteArgs, ExportArgs, GetArgs, KvArgs, KvCommand as Asked, ScanArgs, SetArgs};
-use self::lines::{Lines, Operation, read_operation, write_field, write_line};
+use self::args::{
+    BatchArgs, DeleteArgs, ExportArgs, GetArgs, KvArgs, KvCommand as Asked, NewStoreArgs, ScanArgs, SetArgs,
+};
+use self::lines::{Lines, Operation, line_bytes_max, read_operation, write_field, write_line};
 use crate::failure::Missing;
 use crate::text::printed;
 
@@ -134,6 +136,12 @@ fn input(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
 }
 
+/// The lines of a file for a store: none is longer than what such a store can take, however it is escaped.
+fn lines_of(path: &Path, to: &NewStoreArgs) -> Result<Lines<Box<dyn BufRead + Send>>> {
+    const LARGEST_BYTES: usize = KvStateMachine::KEY_BYTES_MAX + KvStateMachine::VALUE_BYTES_MAX;
+    Ok(Lines::new(input(path)?, line_bytes_max(to.segment_size.min(LARGEST_BYTES as u64))))
+}
+
 fn delete(args: &DeleteArgs) -> Result<()> {
     let store = store::open_existing(&args.store, store::one_shot())?;
     match store::once(store, KvCommand::Delete { key: args.key.clone() })? {
@@ -144,7 +152,7 @@ fn delete(args: &DeleteArgs) -> Result<()> {
 
 fn batch(args: &BatchArgs) -> Result<()> {
     let named = || format!("nothing was changed: {}", args.file.display());
-    let operations = operations(&mut Lines::new(input(&args.file)?)).with_context(named)?;
+    let operations = operations(&mut lines_of(&args.file, &args.to)?).with_context(named)?;
     let store = store::open_or_make(&args.to, store::one_shot())?;
     store::once(store, KvCommand::Batch(operations)).map(drop)
 }

@@ -16,14 +16,15 @@ use ringwal::machine::{KvError, KvStateMachine, StateError};
 use ringwal::{DriverError, Error, FileSnapshots, Log, SnapshotError, SnapshotId, SnapshotReader, StateMachine};
 
 use super::args::StoreArgs;
-use crate::failure::{Missing, from_driver};
+use crate::failure::{self, Missing, from_driver};
 use crate::progress::Progress;
 
 /// How often a writer may take away what is being read before that is an error.
 const TRIES: u32 = 20;
 
-/// Commands that are applied at a time.
+/// Commands that are applied at a time, and bytes of them after which no more are taken: a command may be large.
 const CHUNK_COMMANDS: usize = 64;
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// The state of the store in a directory.
 pub(crate) fn open(args: &StoreArgs) -> Result<KvStateMachine> {
@@ -74,7 +75,7 @@ fn restore(log: &Log, snapshots: &FileSnapshots, args: &StoreArgs) -> Result<(Kv
     let mut ids = snapshots.ids()?;
     ids.retain(|id| id.index >= reach);
     let Some(newest) = ids.pop() else { return Err(without_snapshot(log, args)) };
-    let damage = match restore_one(snapshots, newest) {
+    let damage = match restore_one(log, snapshots, newest) {
         Err(error) if is_damage(&error) => error,
         outcome => return outcome,
     };
@@ -82,7 +83,7 @@ fn restore(log: &Log, snapshots: &FileSnapshots, args: &StoreArgs) -> Result<(Kv
         return Err(damaged(args, newest, ids.pop(), damage));
     }
     eprintln!("falling back: {damage:#}");
-    let older = ids.into_iter().rev().map(|id| restore_one(snapshots, id));
+    let older = ids.into_iter().rev().map(|id| restore_one(log, snapshots, id));
     older.into_iter().find(|outcome| !matches!(outcome, Err(error) if is_damage(error))).unwrap_or(Err(damage))
 }
 
@@ -114,9 +115,27 @@ fn is_damage(error: &anyhow::Error) -> bool {
     })
 }
 
-fn restore_one(snapshots: &FileSnapshots, id: SnapshotId) -> Result<(KvStateMachine, u64)> {
+fn restore_one(log: &Log, snapshots: &FileSnapshots, id: SnapshotId) -> Result<(KvStateMachine, u64)> {
+    check_history(log, id)?;
     let reader = snapshots.open_snapshot(&id.to_string())?;
     Ok((restored(reader)?, id.index))
+}
+
+/// Checks that the log has the same term at a snapshot's index, where it still knows that: else what follows there is
+/// not what followed this state. As the driver does.
+fn check_history(log: &Log, id: SnapshotId) -> Result<()> {
+    let state = log.state();
+    let is_known = state.compacted.is_some_and(|(compacted, _)| compacted == id.index)
+        || state.last.is_some_and(|(last, _)| (state.first..=last).contains(&id.index));
+    if !is_known {
+        return Ok(());
+    }
+    match log.term(id.index)? {
+        expected if expected == id.term => Ok(()),
+        expected => {
+            Err(from_driver::<KvError>(DriverError::OtherHistory { index: id.index, found: id.term, expected }))
+        }
+    }
 }
 
 /// The machine of a snapshot.
@@ -131,10 +150,7 @@ pub(crate) fn restored(reader: SnapshotReader) -> Result<KvStateMachine> {
 /// The snapshot's own error, where the machine only passed it on.
 fn unwrapped(error: KvError) -> anyhow::Error {
     match error {
-        KvError::State(StateError::Io(error)) => match error.downcast::<SnapshotError>() {
-            Ok(error) => error.into(),
-            Err(error) => error.into(),
-        },
+        KvError::State(StateError::Io(error)) => failure::unwrapped(error),
         error => error.into(),
     }
 }
@@ -160,14 +176,16 @@ fn replay(log: &Log, machine: &mut KvStateMachine, index: u64) -> Result<()> {
     let last = log.state().last.map_or(index, |(last, _)| last);
     let mut bar = Progress::bar("replaying", last.saturating_sub(index));
     let mut entries = log.iter(index + 1..);
-    let mut commands = Vec::with_capacity(CHUNK_COMMANDS);
+    let (mut commands, mut bytes) = (Vec::with_capacity(CHUNK_COMMANDS), 0);
     while let Some(entry) = entries.next_ref().transpose()? {
         let at = entry.index;
+        bytes += entry.command.len();
         let command = KvStateMachine::decode(&Bytes::copy_from_slice(entry.command));
         commands.push(command.map_err(|source| from_driver(DriverError::Undecodable { index: at, source }))?);
-        if commands.len() == CHUNK_COMMANDS || at == last {
+        if commands.len() == CHUNK_COMMANDS || bytes >= CHUNK_BYTES || at == last {
             // A refusal was one when it was proposed.
             let _ = pollster::block_on(machine.apply_batch(std::mem::take(&mut commands)));
+            bytes = 0;
             bar.at(at - index, String::new);
         }
     }

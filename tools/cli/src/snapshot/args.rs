@@ -19,7 +19,7 @@ pub(crate) struct SnapshotArgs {
 /// What to do with snapshots.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SnapshotCommand {
-    /// Take a snapshot of a key-value store and read it back; with --compact, drop the log that it covers
+    /// Take a snapshot of a key-value store and read it back; then drop the log that it covers, and older snapshots
     #[command(after_help = EXIT_CODES)]
     Create(CreateArgs),
     /// Show the snapshots of a directory, the damaged ones too; takes no lock
@@ -41,19 +41,37 @@ pub(crate) enum SnapshotCommand {
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
-    /// Once the snapshot is verified, drop the log's entries that it covers and all but the newest snapshots
+    /// Take the snapshot alone: leave the log and the older snapshots as they are
     #[arg(long)]
-    pub(crate) compact: bool,
-    /// How many snapshots stay, with --compact
-    #[arg(long, value_name = "K", default_value_t = 2, requires = "compact",
+    pub(crate) keep_log: bool,
+    /// How many snapshots stay [default: 2, or what --reach-back asks for]
+    #[arg(long, value_name = "K", conflicts_with = "keep_log", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keep: Option<u32>,
+    /// The log stays long enough for the Nth newest snapshot. With 1 it is as short as can be; with 2, should the newest
+    /// snapshot be damaged one day, --fall-back can still start from the one before it
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "keep_log",
         value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) keep: u32,
+    pub(crate) reach_back: u32,
     /// How hard to compress: levels of zstd
     #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
     pub(crate) level: i32,
     /// Write what was done to this file as JSON, or to the screen instead of the table with `-`
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+impl CreateArgs {
+    /// How many snapshots stay. What the log reaches back to has to be there.
+    pub(crate) fn kept(&self) -> Result<u32, String> {
+        const USUAL: u32 = 2;
+        match (self.keep, self.reach_back) {
+            (None, reach_back) => Ok(USUAL.max(reach_back)),
+            (Some(keep), reach_back) if keep >= reach_back => Ok(keep),
+            (Some(keep), reach_back) => {
+                Err(format!("--reach-back {reach_back} is of no use with --keep {keep}: so many snapshots do not stay"))
+            }
+        }
+    }
 }
 
 /// Options of `ringwal snapshot list`.

@@ -1,18 +1,18 @@
 //! `ringwal snapshot create`: a snapshot of a store as it is now.
 //!
-//! With `--compact` it is the driver's checkpoint: publish, verify, compact the log, drop older snapshots. Without it, the
-//! log and the older snapshots stay, and the store can still be replayed from any of them.
+//! It is the driver's checkpoint: publish, verify, compact the log, drop older snapshots. With `--keep-log`, the log and the
+//! older snapshots stay, and the store can still be replayed from any of them.
 
 use std::io::{self, Write};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use ringwal::machine::KvStateMachine;
-use ringwal::{Log, Snapshot, SnapshotError, SnapshotId, SnapshotOptions, StateImage, StateMachine};
+use ringwal::{Log, Snapshot, SnapshotId, SnapshotOptions, StateImage, StateMachine};
 use serde::Serialize;
 
 use super::args::CreateArgs;
-use crate::failure::from_driver;
+use crate::failure::{from_driver, unwrapped};
 use crate::kv::store::{self, Store};
 use crate::output;
 use crate::progress::{Busy, Progress};
@@ -60,20 +60,22 @@ impl Created {
 pub(super) fn run(args: &CreateArgs) -> Result<()> {
     let json_file = output::open_json(args.json.as_deref())?;
     let options = SnapshotOptions::default().level(args.level).low_priority(false);
-    let config = store::one_shot().snapshots(options).keep_snapshots(args.keep as usize);
+    let kept = args.kept().map_err(anyhow::Error::msg)? as usize;
+    let config =
+        store::one_shot().snapshots(options).keep_snapshots(kept).log_reaches_back_to(args.reach_back as usize);
     let store = store::open_existing(&args.store, config)?;
-    let mut created = create(&store, args.compact)?;
+    let mut created = create(&store, args.keep_log)?;
     store::close(store)?;
     // Segments that a compaction dropped go by and by, and at the latest when the log is closed.
     created.log_bytes = bytes_of(&Log::open_read_only(&args.store.dir)?.0);
     output::publish(&created, || created.table(), args.json.as_deref(), json_file)
 }
 
-fn create(store: &Store, compact: bool) -> Result<Created> {
+fn create(store: &Store, keep_log: bool) -> Result<Created> {
     let started = Instant::now();
     let log_bytes = bytes_of(store.log());
     let newest_before = store.snapshots().newest()?;
-    let snapshot = if compact { checkpoint(store)? } else { snapshot_alone(store)? };
+    let snapshot = if keep_log { snapshot_alone(store)? } else { checkpoint(store)? };
     Ok(Created {
         id: snapshot.id.to_string(),
         index: snapshot.index,
@@ -117,14 +119,6 @@ fn snapshot_alone(store: &Store) -> Result<Snapshot> {
     drop(sink);
     let _bar = Busy::start("verifying the snapshot");
     Ok(writer.publish()?)
-}
-
-/// The snapshot's own error, where the machine only passed it on.
-fn unwrapped(error: io::Error) -> anyhow::Error {
-    match error.downcast::<SnapshotError>() {
-        Ok(error) => error.into(),
-        Err(error) => error.into(),
-    }
 }
 
 /// A snapshot that is written with a bar.

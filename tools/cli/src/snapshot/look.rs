@@ -3,17 +3,17 @@
 //! One that is damaged is a row like the others, and the exit code says that there is one.
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::BufRead;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ringwal::machine::{CounterStateMachine, KvStateMachine};
 use ringwal::{FileSnapshots, Snapshot, SnapshotError, SnapshotId, SnapshotReader, StateMachine};
 use serde::Serialize;
 
 use super::args::{CatArgs, ListArgs, VerifyArgs};
-use crate::failure::{Damaged, exit_code};
+use crate::failure::{Damaged, exit_code, unwrapped};
 use crate::kv;
 use crate::output;
 use crate::progress::Busy;
@@ -134,9 +134,9 @@ fn table(rows: &[Row]) -> String {
 
 /// Prints the state that a snapshot holds.
 pub(super) fn cat(args: &CatArgs) -> Result<()> {
-    let mut reader = open(&args.dir)?.open_snapshot(&args.id.to_string())?;
+    let reader = open(&args.dir)?.open_snapshot(&args.id.to_string())?;
     if args.raw {
-        return printed(|out| io::copy(&mut reader, out).map(drop));
+        return print_raw(reader).with_context(|| format!("{} is not printed to its end", args.id));
     }
     match reader.meta().machine.as_str() {
         KvStateMachine::KIND => kv::print_all(&kv::view::restored(reader)?),
@@ -147,8 +147,26 @@ pub(super) fn cat(args: &CatArgs) -> Result<()> {
     }
 }
 
+/// Prints the state's bytes. What cannot be read is not told as if it could not be written.
+fn print_raw(mut reader: SnapshotReader) -> Result<()> {
+    let mut unread = None;
+    printed(|out| {
+        loop {
+            let piece = match reader.fill_buf() {
+                Ok([]) => return Ok(()),
+                Ok(piece) => piece,
+                Err(error) => return Ok(unread = Some(error)),
+            };
+            out.write_all(piece)?;
+            let count = piece.len();
+            reader.consume(count);
+        }
+    })?;
+    unread.map_or(Ok(()), |error| Err(unwrapped(error)))
+}
+
 fn print_count(mut reader: SnapshotReader) -> Result<()> {
     let mut machine = CounterStateMachine::default();
     pollster::block_on(machine.restore(&mut reader))?;
-    Ok(print(&format!("{}\n", machine.count()))?)
+    print(&format!("{}\n", machine.count())).context("cannot write the output")
 }
