@@ -52,6 +52,8 @@ pub(super) fn start_keeper<M: StateMachine>(
     spawned.map_err(crate::Error::io("start the thread that takes snapshots for", shared.directory()))
 }
 
+/// Has the priority that it was started with: it takes locks which every proposal takes, so it must not be kept waiting with
+/// one in its hands. While it walks through an image, the snapshot's stream has it yield.
 struct Keeper<M: StateMachine> {
     shared: Arc<Shared<M>>,
     inbox: Receiver<ToKeeper<M>>,
@@ -68,9 +70,6 @@ struct Hold {
 
 impl<M: StateMachine> Keeper<M> {
     fn run(mut self) {
-        if self.shared.config.snapshots.low_priority {
-            lower_priority();
-        }
         loop {
             match self.next() {
                 ToKeeper::Due => self.take_if_due(),
@@ -164,14 +163,6 @@ impl<M: StateMachine> Keeper<M> {
                 self.hold = Some(Hold { since: Instant::now(), patience });
             }
         }
-    }
-}
-
-/// Only where nothing else wants the CPU: what the keeper does is never urgent.
-fn lower_priority() {
-    let this = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(this), 19) {
-        tracing::debug!(%error, "the thread that takes snapshots keeps its priority");
     }
 }
 
