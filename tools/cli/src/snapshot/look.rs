@@ -155,7 +155,10 @@ fn print_raw(mut reader: SnapshotReader) -> Result<()> {
             let piece = match reader.fill_buf() {
                 Ok([]) => return Ok(()),
                 Ok(piece) => piece,
-                Err(error) => return Ok(unread = Some(error)),
+                Err(error) => {
+                    unread = Some(error);
+                    return Ok(());
+                }
             };
             out.write_all(piece)?;
             let count = piece.len();
