@@ -517,6 +517,7 @@ fn publish_in_parts(disk: &SimDisk) -> io::Result<Arc<dyn DiskFile>> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it is run for each moment of the disk, which takes an interpreter minutes")]
 fn a_file_made_in_parts_has_its_name_whole_or_not_at_all_wherever_the_power_fails() {
     let content = |disk: &SimDisk, name| disk.read_file(name).ok();
     let (mut unnamed, mut named) = (0, 0);
