@@ -372,11 +372,11 @@ struct Panicking(SimDisk, u64);
 
 impl DiskFile for Panicking {
     fn size(&self) -> io::Result<u64> {
-        unimplemented!()
+        unimplemented!("a stream only writes and syncs")
     }
 
     fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
-        unimplemented!()
+        unimplemented!("a stream only writes and syncs")
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
@@ -389,11 +389,11 @@ impl DiskFile for Panicking {
     }
 
     fn allocate(&self, _: u64) -> io::Result<()> {
-        unimplemented!()
+        unimplemented!("a stream only writes and syncs")
     }
 
     fn try_lock(&self) -> io::Result<bool> {
-        unimplemented!()
+        unimplemented!("a stream only writes and syncs")
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

@@ -195,18 +195,22 @@ impl SnapshotStream {
 
     /// Has threads do the work from now on.
     fn call_the_team(&mut self) -> Result<(), SnapshotError> {
-        let nobody = Stage::Failed(SnapshotError::Config("the snapshot was given up".to_owned()));
-        self.stage = match std::mem::replace(&mut self.stage, nobody) {
+        self.stage = match self.take_stage() {
             Stage::Here(here) => Stage::Threads(Team::start(here.sink, &self.options, &self.path)?),
             other => other,
         };
         Ok(())
     }
 
+    /// Whoever is at work, to be put in place again or ended: nobody is until then.
+    fn take_stage(&mut self) -> Stage {
+        let nobody = SnapshotError::Config("the snapshot was given up".to_owned());
+        std::mem::replace(&mut self.stage, Stage::Failed(nobody))
+    }
+
     /// What ended the team's work before it was told to end.
     fn first_error(&mut self) -> SnapshotError {
-        let nobody = Stage::Failed(SnapshotError::Config("the snapshot was given up".to_owned()));
-        match std::mem::replace(&mut self.stage, nobody) {
+        match self.take_stage() {
             Stage::Threads(team) => team.end(&self.path).err().unwrap_or_else(|| panicked(&self.path)),
             Stage::Failed(error) => error,
             Stage::Here(_) => panicked(&self.path),
