@@ -115,6 +115,8 @@ pub mod machine;
 mod mem_log;
 mod plant;
 mod priority;
+#[cfg(feature = "openraft")]
+pub mod raft;
 mod segment;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

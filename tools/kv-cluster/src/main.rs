@@ -1,0 +1,3 @@
+//! The command line of the replicated key-value service.
+
+fn main() {}
