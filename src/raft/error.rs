@@ -14,7 +14,7 @@ use crate::snapshot::SnapshotError;
 /// Why the store of a node was not opened. Nothing was changed then, unless an error of the operating system says
 /// otherwise.
 ///
-/// Two of them mean that the node cannot go on with what it has, see [`is_damage`](RaftError::is_damage): it must not
+/// Some of them mean that the node cannot go on with what it has, see [`is_damage`](RaftError::is_damage): it must not
 /// simply be started with an empty directory under its old id, because it would have forgotten votes it gave and entries
 /// it acknowledged, and the cluster could lose what it decided. It is removed from the cluster first, and comes back as a
 /// new member.
@@ -94,6 +94,55 @@ pub enum RaftError {
     /// An entry, a vote or a log id cannot be encoded.
     #[error("it cannot be encoded: {0}; its serde form must be one that postcard can hold")]
     Unencodable(#[source] CodecError),
+    /// The newest snapshot is damaged, and the log reaches back to no older one that is whole.
+    #[error(
+        "the newest snapshot {file} is damaged ({source}), and the log reaches back to no older one that is whole: put the file back, or remove this node from the cluster, wipe {path}, and add the node again as a new member; nothing was changed"
+    )]
+    DamagedSnapshot {
+        /// The directory.
+        path: PathBuf,
+        /// The snapshot's file.
+        file: PathBuf,
+        /// What is damaged.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// A snapshot is intact, and the machine does not take it. The machine is as it was.
+    #[error(
+        "the machine cannot take the intact snapshot {file}: {source}; was it written by another version of the machine?"
+    )]
+    NotRestored {
+        /// The snapshot's file.
+        file: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// A snapshot that arrived is not the one that was announced. It was not installed.
+    #[error("the snapshot {file} is of {found}, and was announced as of {announced}: have it sent again")]
+    OtherSnapshot {
+        /// The snapshot's file.
+        file: PathBuf,
+        /// What it says it holds.
+        found: String,
+        /// What was announced.
+        announced: String,
+    },
+    /// An entry was to be applied that was applied before.
+    #[error("the entry at index {index} was applied already, and the next one is {next}: nothing is applied twice")]
+    AppliedTwice {
+        /// Its index.
+        index: u64,
+        /// The lowest index that can be applied.
+        next: u64,
+    },
+    /// The machine failed while entries were applied or its image was taken, and may be half changed. It is not used any
+    /// more.
+    #[error("the machine failed ({reason}) and is not used any more: mend it and start the node again")]
+    MachineFailed {
+        /// What happened.
+        reason: String,
+    },
     /// The log refused, or failed.
     #[error(transparent)]
     Log(Error),
@@ -112,7 +161,8 @@ fn upto(snapshot: &Option<u64>) -> String {
 impl RaftError {
     /// Whether the node cannot go on with what it has: remove it from the cluster, wipe its directory, and add it again.
     pub fn is_damage(&self) -> bool {
-        matches!(self, RaftError::Damaged { .. } | RaftError::OutOfReach { .. })
+        use RaftError::{Damaged, DamagedSnapshot, OutOfReach};
+        matches!(self, Damaged { .. } | DamagedSnapshot { .. } | OutOfReach { .. })
     }
 
     /// An error of the log in a directory.
