@@ -1,6 +1,7 @@
 //! The log, a state machine and its snapshots as the store of an [openraft](https://docs.rs/openraft/0.9) node: feature
 //! `openraft`.
 
+mod blocking;
 mod builder;
 mod codec;
 mod error;
