@@ -152,6 +152,7 @@
 //! several clients while the last was on its way.
 //!
 //! [openraft]: https://docs.rs/openraft/0.9
+#![allow(clippy::result_large_err, reason = "openraft's traits say which error they return")]
 
 mod blocking;
 mod builder;
