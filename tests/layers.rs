@@ -109,7 +109,8 @@ fn each_layer_uses_only_those_below_it() {
 
 #[test]
 fn the_root_has_no_layer_that_is_unknown_here() {
-    let known = ["lib", "block_on", "fuzzing", "log", "log_storage", "machine", "mem_log", "sim", "stats", "store"];
+    let known =
+        ["lib", "block_on", "fuzzing", "log", "log_storage", "machine", "mem_log", "raft", "sim", "stats", "store"];
     let is_known = |module: &str| known.contains(&module) || MAY_USE.iter().any(|(listed, _)| *listed == module);
     let unknown: Vec<String> = sources().into_keys().filter(|name| !is_known(module_of(name))).collect();
     assert_eq!(unknown, [""; 0]);

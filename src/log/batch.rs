@@ -51,6 +51,12 @@ impl Batch {
         self.with(Request::PutMeta(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)))
     }
 
+    /// As [`Batch::put_meta`], without copies.
+    #[cfg(feature = "openraft")]
+    pub(crate) fn put_meta_shared(self, key: &'static [u8], value: Bytes) -> Batch {
+        self.with(Request::PutMeta(Bytes::from_static(key), value))
+    }
+
     /// Removes a key of the hard state; nothing happens if it is not there.
     #[must_use]
     pub fn delete_meta(self, key: &[u8]) -> Batch {

@@ -26,12 +26,15 @@ use std::future::Future;
 use std::ops::{Range, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+#[cfg(feature = "openraft")]
+use std::task::Context;
 use std::task::{Poll, Waker, ready};
 
 use bytes::Bytes;
 
 pub use self::batch::Batch;
-use self::core::{Callback, Core, CoreGuard, Hold, Shared, ToHelper, ToWriter};
+pub(crate) use self::core::Callback;
+use self::core::{Core, CoreGuard, Hold, Shared, ToHelper, ToWriter};
 use self::open::Threads;
 pub(crate) use self::open::disk_of;
 pub use self::pending::Pending;
@@ -301,6 +304,23 @@ impl Log {
         })
     }
 
+    /// As [`Log::submit_noting`], without blocking, and calls back as [`Log::submit_with`] does. Where the batch is refused,
+    /// or the future dropped before there was room, the callback is dropped.
+    #[cfg(feature = "openraft")]
+    pub(crate) async fn accept_async(
+        &self,
+        mut batch: Batch,
+        callback: Option<Callback>,
+        note: impl FnOnce(&Pending) + Send,
+    ) -> Result<Pending> {
+        let mut intake = Intake { never_blocks: true, callback, ..Intake::default() };
+        let mut note = Some(note);
+        let accept = |context: &mut Context<'_>| {
+            self.poll_accept(&mut batch, &mut intake, &mut once(&mut note), context.waker())
+        };
+        std::future::poll_fn(accept).await
+    }
+
     /// Accepts a batch without ever waiting.
     ///
     /// # Errors
@@ -430,6 +450,34 @@ impl Log {
         reader::get_entries(self.shared(), range, max_bytes)
     }
 
+    /// As [`Log::get_entries`], without blocking the task: what is not in memory is read by a thread of the log's own. Fewer
+    /// may come than there are below `max_bytes`, at least one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::get_entries`].
+    pub fn get_entries_async(
+        &self,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> impl Future<Output = Result<Vec<LogEntry>>> + Send + use<> + 'static {
+        let log = self.clone();
+        async move {
+            if range.is_empty() {
+                return Ok(Vec::new());
+            }
+            match reader::get_entries_cached(log.shared(), range.clone(), max_bytes) {
+                Ok(Some(entries)) => Ok(entries),
+                Ok(None) => {
+                    let read = move |shared: &Shared| reader::get_entries(shared, range, max_bytes);
+                    let answer = reader::on_reader_thread(log.shared(), Box::new(read));
+                    std::future::poll_fn(|context| answer.poll(context.waker())).await
+                }
+                Err(error) => Err(error),
+            }
+        }
+    }
+
     /// The entries of a range, from either end, in bounded memory. An unbounded side ends where the log does when the
     /// iterator is made.
     pub fn iter(&self, range: impl RangeBounds<u64>) -> Entries {
@@ -490,6 +538,12 @@ impl Log {
     pub fn stats(&self) -> Stats {
         let (stalled, stalls) = self.shared().stalls.look();
         Stats { stalled, stalls, ..self.shared().meter.look() }
+    }
+
+    /// The directory it lies in.
+    #[cfg(feature = "openraft")]
+    pub(crate) fn path(&self) -> &Path {
+        self.shared().disk.path()
     }
 
     /// Which driver writes, and why.

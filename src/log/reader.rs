@@ -215,6 +215,21 @@ pub(crate) fn get_entries(shared: &Shared, range: Range<u64>, bytes_max: usize) 
     Ok(entries)
 }
 
+/// The first entries of a range, where they are in memory, until their payloads pass `bytes_max`; without touching the disk.
+pub(crate) fn get_entries_cached(
+    shared: &Shared,
+    range: Range<u64>,
+    bytes_max: usize,
+) -> Result<Option<Vec<LogEntry>>> {
+    let core = shared.core();
+    core.check_readable(range.start)?;
+    if core.cached(range.start).is_none() {
+        return Ok(None);
+    }
+    let end = range.end.min(core.visible_next());
+    Ok(Some(cached(&core, range.start..end, bytes_max).into()))
+}
+
 /// Entries that were read, of consecutive indexes, and not given out yet.
 #[derive(Default)]
 struct Found {

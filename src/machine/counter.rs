@@ -55,6 +55,7 @@ pub struct CounterStateMachine {
 
 /// What a [`CounterStateMachine`] does. Each gives back the count after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "openraft", derive(serde::Serialize, serde::Deserialize))]
 pub enum CounterCommand {
     /// Adds to the count.
     Increment(i64),

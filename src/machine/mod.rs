@@ -100,6 +100,7 @@ pub(crate) mod codec;
 pub(crate) mod counter;
 mod driver;
 mod error;
+pub(crate) mod handling;
 pub(crate) mod kv;
 mod map;
 

@@ -72,6 +72,15 @@ impl FileSnapshots {
         Ok(SnapshotImporter::new(self.clone(), id, partial))
     }
 
+    /// Receives a snapshot anew, whatever there is of it: for who never goes on with an earlier transfer. Nothing of it
+    /// outlives the importer, nor the process.
+    pub(crate) fn importer_anew(&self, id: SnapshotId) -> Result<SnapshotImporter, SnapshotError> {
+        self.check_writable()?;
+        id.check()?;
+        let partial = Temporary::make(&self.shared.disk, id, names::snapshot_temporary, Access::Create)?;
+        Ok(SnapshotImporter::new(self.clone(), id, partial))
+    }
+
     /// The ids of the snapshots that began to arrive and are not whole yet.
     ///
     /// # Errors
@@ -194,7 +203,8 @@ impl SnapshotImporter {
         }
     }
 
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), SnapshotError> {
+    /// As [`SnapshotImporter::receive`], of bytes that are in memory.
+    pub(crate) fn take(&mut self, mut bytes: &[u8]) -> Result<(), SnapshotError> {
         if let Some(failure) = &self.failure {
             return Err(failure.again());
         }

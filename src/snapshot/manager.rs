@@ -147,6 +147,26 @@ impl FileSnapshots {
         self.state().stands_on = index;
     }
 
+    /// Whether it is of the same directory, by the same open.
+    pub(crate) fn is_same_as(&self, other: &FileSnapshots) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// The directory they are in, for messages.
+    pub(crate) fn directory(&self) -> &Path {
+        self.shared.disk.path()
+    }
+
+    /// Whose snapshots they are to be; empty where that was not said.
+    pub(crate) fn machine(&self) -> &str {
+        self.machine.as_deref().unwrap_or_default()
+    }
+
+    /// Where the file of a snapshot is, for messages.
+    pub(crate) fn path_of(&self, id: SnapshotId) -> PathBuf {
+        self.shared.disk.path_of(&id.file_name())
+    }
+
     fn stands_on(&self) -> Option<u64> {
         self.state().stands_on
     }
@@ -293,7 +313,7 @@ impl FileSnapshots {
         Ok(reader)
     }
 
-    pub(super) fn file(&self, name: &str, access: Access) -> Result<(Arc<dyn DiskFile>, PathBuf), SnapshotError> {
+    pub(crate) fn file(&self, name: &str, access: Access) -> Result<(Arc<dyn DiskFile>, PathBuf), SnapshotError> {
         let (disk, path) = (&self.shared.disk, self.shared.disk.path_of(name));
         match disk.open(name, access) {
             Ok(file) => Ok((file, path)),
@@ -353,7 +373,7 @@ impl FileSnapshots {
     ///
     /// Those of [`FileSnapshots::writer`] and [`SnapshotWriter::publish`].
     pub fn create_snapshot(&self, index: u64, term: u64, data: &[u8]) -> Result<Snapshot, SnapshotError> {
-        let mut writer = self.writer(index, term, self.machine.as_deref().unwrap_or_default())?;
+        let mut writer = self.writer(index, term, self.machine())?;
         writer.stream.push(data)?;
         writer.publish()
     }
@@ -627,6 +647,11 @@ impl SnapshotWriter {
     /// Which snapshot it is to be.
     pub fn id(&self) -> SnapshotId {
         self.id
+    }
+
+    /// What tells its file from any other of the same state.
+    pub(crate) fn salt(&self) -> u64 {
+        self.stream.salt()
     }
 
     /// Ends the snapshot: writes and syncs what is left, reads all of it back and verifies it, past the page cache

@@ -78,6 +78,11 @@ impl SnapshotReader {
         &self.source.header.meta
     }
 
+    /// What tells this very file, and copies of it, from any other of the same state.
+    pub(crate) fn salt(&self) -> u64 {
+        self.source.header.salt
+    }
+
     /// What the file amounts to.
     pub fn totals(&self) -> &SnapshotTotals {
         self.source.table.totals()

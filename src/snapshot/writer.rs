@@ -125,6 +125,11 @@ impl SnapshotStream {
         Ok(SnapshotStream { header, options, path, filling, unyielded_bytes: 0, next_number: 0, stage })
     }
 
+    /// What tells the file from any other of the same state.
+    pub(crate) fn salt(&self) -> u64 {
+        self.header.salt
+    }
+
     /// Takes in more of the state. Waits while the pool and the disk are behind.
     pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Result<(), SnapshotError> {
         if let Stage::Failed(error) = &self.stage {

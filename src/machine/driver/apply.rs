@@ -13,13 +13,9 @@
 //! - The machine is locked against readers while it applies, and at no other time.
 //! - After a panic in the machine nothing is applied to it any more, and nothing accepted.
 
-use std::any::Any;
 use std::future::Future;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::{Arc, PoisonError};
-use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
@@ -27,10 +23,10 @@ use super::error::{DriverError, MachineFailure};
 use super::inside::{Inside, is_inside};
 use super::replay::Chunks;
 use super::shared::Shared;
-use crate::block_on::block_on;
 use crate::config::Durability;
 use crate::log::{Batch, Pending};
 use crate::machine::StateMachine;
+use crate::machine::handling::{Results, apply_all};
 use crate::sync::atomic::Ordering;
 use crate::sync::channel::Receiver;
 use crate::sync::{Mistake, Mutex, MutexGuard, planted, thread};
@@ -46,9 +42,6 @@ const LEFT_OVER_MAX: usize = 256;
 /// looks, before others get its CPU: with fewer CPUs than callers, the one that is waited for may need it.
 const LOOKS: u32 = 4;
 const SPINS: u32 = if cfg!(ringwal_shuttle) { 1 } else { 16 };
-
-/// One result for each command.
-pub(super) type Results<M> = Vec<Result<<M as StateMachine>::Response, <M as StateMachine>::Error>>;
 
 type Answer<M> = Result<Results<M>, DriverError<<M as StateMachine>::Error>>;
 
@@ -186,36 +179,19 @@ impl<M: StateMachine> State<M> {
             let reason = format!("the last entry applied is {}, and these do not follow it", self.last_applied);
             return Err(self.fail(indexes.start, reason));
         }
-        let count = commands.len();
-        let applied = catch_unwind(AssertUnwindSafe(|| drive(self.machine.apply_batch(commands))));
-        match applied {
-            Ok(results) if results.len() == count => {
+        match apply_all(&mut self.machine, commands) {
+            Ok(results) => {
                 self.last_applied = indexes.end - 1;
                 self.bytes += bytes;
                 Ok(results)
             }
-            Ok(results) => Err(self.fail(indexes.start, format!("{} results for {count} commands", results.len()))),
-            Err(panic) => Err(self.fail(indexes.start, message_of(&*panic))),
+            Err(reason) => Err(self.fail(indexes.start, reason)),
         }
     }
 
     pub(super) fn fail(&mut self, index: u64, reason: String) -> Arc<MachineFailure> {
         tracing::error!(index, reason, "the machine failed");
         self.failure.insert(Arc::new(MachineFailure { index, reason })).clone()
-    }
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let message = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
-    format!("it panicked: {}", message.unwrap_or("without a message"))
-}
-
-/// Waits for the future of a machine. Most are ready at once.
-pub(super) fn drive<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(value) => value,
-        Poll::Pending => block_on(future),
     }
 }
 

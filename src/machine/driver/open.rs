@@ -8,18 +8,18 @@
 //!   and only where the log has everything since: so the state is the same.
 //! - No snapshot is deleted. A damaged one that was got over is renamed, after an older one was restored.
 
-use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::apply::{State, drive};
+use super::apply::State;
 use super::config::DriverConfig;
 use super::error::DriverError;
 use super::replay::Chunks;
 use super::report::DriverReport;
 use crate::disk::Disk;
 use crate::log::{Batch, Log};
+use crate::machine::handling::{self, Trouble, looking_twice};
 use crate::machine::{StateImage, StateMachine};
 use crate::plant::{StackPlant, planted};
 use crate::snapshot::{FileSnapshots, Snapshot, SnapshotError, SnapshotId};
@@ -37,6 +37,8 @@ pub(super) struct Opened<M> {
 }
 
 type Result<T, M> = std::result::Result<T, DriverError<<M as StateMachine>::Error>>;
+
+type Restored<M> = std::result::Result<Snapshot, Trouble<DriverError<<M as StateMachine>::Error>>>;
 
 /// Opens the log and the snapshots of a disk, and brings the machine to where they are.
 pub(super) fn open<M: StateMachine>(disk: &Arc<dyn Disk>, machine: M, config: &DriverConfig) -> Result<Opened<M>, M> {
@@ -84,23 +86,6 @@ fn replay<M: StateMachine>(log: &Log, state: &mut State<M>) -> Result<u64, M> {
         state.apply(chunk.indexes, chunk.commands, chunk.bytes).map_err(DriverError::MachineFailed)?;
     }
     Ok(state.last_applied + 1 - start)
-}
-
-/// Why a snapshot was not restored.
-enum Trouble<E: std::error::Error + 'static> {
-    /// Its bytes are not what they were.
-    Damaged(SnapshotError),
-    Other(DriverError<E>),
-}
-
-impl<E: std::error::Error> From<SnapshotError> for Trouble<E> {
-    fn from(error: SnapshotError) -> Trouble<E> {
-        // That the system refuses a call, also for a failure of the device, says nothing of what the file holds.
-        match error {
-            SnapshotError::Corrupt { .. } | SnapshotError::Misnamed { .. } => Trouble::Damaged(error),
-            error => Trouble::Other(error.into()),
-        }
-    }
 }
 
 struct Opening<'a, M> {
@@ -214,39 +199,21 @@ impl<M: StateMachine> Opening<'_, M> {
         Ok(())
     }
 
-    /// Restores the machine from a snapshot. One that seems damaged is looked at once more, past the page cache: a bit
-    /// that flipped on its way here is no reason to give the file up.
-    fn restore_looking_twice(&mut self, id: SnapshotId) -> std::result::Result<Snapshot, Trouble<M::Error>> {
-        let restored = self.restore(id);
-        if !matches!(restored, Err(Trouble::Damaged(_))) {
-            return restored;
-        }
-        self.snapshots.verify(&id.to_string())?;
-        match self.restore(id) {
-            // Whole on the medium and damaged in memory: somebody has to look into that.
-            Err(Trouble::Damaged(error)) => Err(Trouble::Other(error.into())),
-            restored => restored,
-        }
+    fn restore_looking_twice(&mut self, id: SnapshotId) -> Restored<M> {
+        looking_twice(self.snapshots, id, || self.restore(id))
     }
 
     /// Restores the machine from a snapshot, and verifies all of it.
-    fn restore(&mut self, id: SnapshotId) -> std::result::Result<Snapshot, Trouble<M::Error>> {
+    fn restore(&mut self, id: SnapshotId) -> Restored<M> {
         let file = self.disk.path_of(&id.file_name());
         let mut reader = self.snapshots.open_snapshot(&id.to_string())?;
         let snapshot = Snapshot::of(&reader);
         if snapshot.machine != M::KIND {
             return Err(Trouble::Other(self.other_machine(file, snapshot.machine.clone())));
         }
-        let mut source = Watched { source: &mut reader, error: None };
-        let restored = drive(self.machine.restore(&mut source));
-        let trouble = source.error.take();
-        // The end of the source is where the whole of it is verified.
-        let rest = io::copy(&mut reader, &mut io::sink());
-        match (trouble, restored, rest) {
-            (Some(error), ..) | (None, Ok(()), Err(error)) => Err(SnapshotError::io("read", file)(error).into()),
-            (None, Err(source), _) => Err(Trouble::Other(DriverError::NotRestored { file, source })),
-            (None, Ok(()), Ok(_)) => Ok(snapshot),
-        }
+        let refused = |source| DriverError::NotRestored { file: file.clone(), source };
+        handling::restore(&mut self.machine, &mut reader, &file, refused)?;
+        Ok(snapshot)
     }
 
     /// Lets the log go on after a snapshot that is ahead of it: one that a peer sent, or that has what a log which is
@@ -279,26 +246,6 @@ impl<M: StateMachine> Opening<'_, M> {
         match first > last {
             true => Ok(()),
             false => Err(DriverError::Ahead { file: self.disk.path_of(&ahead.file_name()), first, last }),
-        }
-    }
-}
-
-/// A source that remembers why it failed: a machine may tell it in its own words.
-struct Watched<'a, R> {
-    source: &'a mut R,
-    error: Option<io::Error>,
-}
-
-impl<R: Read> Read for Watched<'_, R> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let read = self.source.read(bytes);
-        match read {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                let told = io::Error::new(error.kind(), error.to_string());
-                self.error = Some(error);
-                Err(told)
-            }
-            other => other,
         }
     }
 }

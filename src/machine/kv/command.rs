@@ -39,6 +39,7 @@ const OP_BYTES_MIN: usize = 2;
 /// [`KEY_BYTES_MAX`](super::KvStateMachine::KEY_BYTES_MAX) and
 /// [`VALUE_BYTES_MAX`](super::KvStateMachine::VALUE_BYTES_MAX).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "openraft", derive(serde::Serialize, serde::Deserialize))]
 pub enum KvCommand {
     /// Gives a key a value. Answered by [`Done`](super::KvResponse::Done).
     Set {
@@ -82,6 +83,7 @@ pub enum KvCommand {
 
 /// One of the operations of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "openraft", derive(serde::Serialize, serde::Deserialize))]
 pub enum KvOp {
     /// Gives a key a value.
     Put {

@@ -71,6 +71,7 @@ pub struct KvStateMachine {
 
 /// What a [`KvCommand`] gives back.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "openraft", derive(serde::Serialize, serde::Deserialize))]
 pub enum KvResponse {
     /// It is done.
     Done,
