@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::failure::EXIT_CODES;
+use crate::torture::TortureArgs;
 use crate::types::NodeId;
 
 /// A replicated key-value service over ringwal and openraft.
@@ -30,6 +31,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Show a cluster as one of its nodes sees it
     Status(StatusArgs),
+    /// Kill, pause, cut, fill up and wipe the nodes of a cluster under load, and check everything that clients were told
+    Torture(TortureArgs),
 }
 
 /// What carries the log's writes.

@@ -181,17 +181,24 @@ impl KvClient {
     /// # Errors
     ///
     /// Nobody could answer in time.
-    pub async fn scan(
+    pub async fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Scanned, ClientError> {
+        scanned(&self.anywhere(&Request::read(scan_path(start, end, limit))).await?)
+    }
+
+    /// The same of one node's state, which may be behind.
+    ///
+    /// # Errors
+    ///
+    /// The node did not answer in time.
+    pub async fn scan_local(
         &self,
+        addr: &str,
         start: &[u8],
         end: Option<&[u8]>,
         limit: usize,
-    ) -> Result<(Vec<(Vec<u8>, Vec<u8>)>, bool), ClientError> {
-        let end = end.map(|end| format!("&end={}", escaped(end))).unwrap_or_default();
-        let path = format!("/v1/scan?start={}{end}&limit={limit}", escaped(start));
-        let answer: ScanAnswer = parsed(&self.anywhere(&Request::read(path)).await?)?;
-        let entries = answer.entries.into_iter().map(|(key, value)| (key.0.to_vec(), value.0.to_vec()));
-        Ok((entries.collect(), answer.more))
+    ) -> Result<Scanned, ClientError> {
+        let path = format!("{}&consistency=local", scan_path(start, end, limit));
+        scanned(&self.at(addr, &Request::read(path)).await?)
     }
 
     /// The cluster as the node at this address sees it.
@@ -439,6 +446,20 @@ fn local_path(key: &[u8]) -> String {
     let path = key_path("kv", key);
     let separator = if path.contains('?') { '&' } else { '?' };
     format!("{path}{separator}consistency=local")
+}
+
+fn scan_path(start: &[u8], end: Option<&[u8]>, limit: usize) -> String {
+    let end = end.map(|end| format!("&end={}", escaped(end))).unwrap_or_default();
+    format!("/v1/scan?start={}{end}&limit={limit}", escaped(start))
+}
+
+/// Entries, and whether there are more.
+type Scanned = (Vec<(Vec<u8>, Vec<u8>)>, bool);
+
+fn scanned(answer: &Answer) -> Result<Scanned, ClientError> {
+    let answer: ScanAnswer = parsed(answer)?;
+    let entries = answer.entries.into_iter().map(|(key, value)| (key.0.to_vec(), value.0.to_vec()));
+    Ok((entries.collect(), answer.more))
 }
 
 /// The `host:port` of a URL.

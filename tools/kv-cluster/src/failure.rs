@@ -6,6 +6,8 @@ use std::io;
 
 use ringwal::{Error, SnapshotError};
 
+use crate::torture::Interrupted;
+
 /// The exit codes, as the help tells them.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -15,7 +17,8 @@ Exit codes:
   3    something is damaged: the message says what to do
   4    there is no such node
   5    another process holds the directory
-  6    the disk is full: the node goes on when it is started with room";
+  6    the disk is full: the node goes on when it is started with room
+  130  interrupted";
 
 /// Damage, told as it is to be told.
 #[derive(Debug)]
@@ -43,6 +46,9 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref::<io::Error>() {
         return of_system(error);
+    }
+    if cause.is::<Interrupted>() {
+        return Some(130);
     }
     cause.is::<Damaged>().then_some(3)
 }

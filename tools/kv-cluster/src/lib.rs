@@ -9,6 +9,5 @@ pub mod args;
 pub mod client;
 pub mod failure;
 pub mod processes;
-#[allow(dead_code, reason = "the command that uses it all is the next step")]
 pub mod torture;
 pub mod types;

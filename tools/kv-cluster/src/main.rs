@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::Parser;
 use ringwal_kv_cluster::args::{Cli, Command};
-use ringwal_kv_cluster::failure;
+use ringwal_kv_cluster::{failure, torture};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -22,5 +22,6 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Node(_) | Command::Up(_) | Command::Demo(_) | Command::Status(_) => bail!("not built yet"),
+        Command::Torture(args) => torture::run(&args),
     }
 }

@@ -19,12 +19,6 @@ impl Key {
     pub(crate) fn bytes(self) -> Vec<u8> {
         self.to_string().into_bytes()
     }
-
-    /// The key that is stored as these bytes, if it is one of a run.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Key> {
-        let number = std::str::from_utf8(bytes).ok()?.strip_prefix("key-")?.parse().ok()?;
-        Some(Key(number)).filter(|key| key.bytes() == bytes)
-    }
 }
 
 impl fmt::Display for Key {
@@ -142,15 +136,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_and_values_come_back_from_their_bytes_and_no_others_do() {
+    fn values_come_back_from_their_bytes_and_no_others_do() {
         for number in [0, 1, 9, 10, 299, 123_456_789] {
-            assert_eq!(Key::parse(&Key(number).bytes()), Some(Key(number)));
             assert_eq!(Value::parse(&Value(number).bytes()), Value(number));
         }
         assert!(Key(9).bytes() < Key(10).bytes());
-        for other in [&b""[..], b"key-1", b"key-00000000x", b"other"] {
-            assert_eq!(Key::parse(other), None);
-        }
         let mut damaged = Value(17).bytes();
         *damaged.last_mut().unwrap() ^= 1;
         for other in [&b""[..], b":", b"17", b"x:", &damaged] {
