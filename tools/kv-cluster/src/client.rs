@@ -194,6 +194,24 @@ impl KvClient {
         Ok((entries.collect(), answer.more))
     }
 
+    /// All keys and values as one node has them, which may be behind. In parts: what changes meanwhile may be seen or not.
+    ///
+    /// # Errors
+    ///
+    /// The node did not answer in time.
+    pub async fn scan_local(&self, addr: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ClientError> {
+        let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        loop {
+            let start = all.last().map(|(key, _)| [key.as_slice(), b"\0"].concat()).unwrap_or_default();
+            let path = format!("/v1/scan?start={}&consistency=local", escaped(&start));
+            let answer: ScanAnswer = parsed(&self.at(addr, &Request::read(path)).await?)?;
+            all.extend(answer.entries.into_iter().map(|(key, value)| (key.0.to_vec(), value.0.to_vec())));
+            if !answer.more {
+                return Ok(all);
+            }
+        }
+    }
+
     /// The cluster as the node at this address sees it.
     ///
     /// # Errors

@@ -7,6 +7,18 @@
 pub mod api;
 pub mod args;
 pub mod client;
+mod failing;
 pub mod failure;
+mod http;
+mod leading;
+pub mod local;
+pub mod machine;
+mod metrics;
+pub mod node;
+mod peers;
 pub mod processes;
+mod reads;
+mod room;
+pub mod show;
 pub mod types;
+mod writes;
