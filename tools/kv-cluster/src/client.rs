@@ -181,24 +181,35 @@ impl KvClient {
     /// # Errors
     ///
     /// Nobody could answer in time.
-    pub async fn scan(&self, start: &[u8], end: Option<&[u8]>, limit: usize) -> Result<Scanned, ClientError> {
-        scanned(&self.anywhere(&Request::read(scan_path(start, end, limit))).await?)
+    pub async fn scan(
+        &self,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<(Vec<(Vec<u8>, Vec<u8>)>, bool), ClientError> {
+        let end = end.map(|end| format!("&end={}", escaped(end))).unwrap_or_default();
+        let path = format!("/v1/scan?start={}{end}&limit={limit}", escaped(start));
+        let answer: ScanAnswer = parsed(&self.anywhere(&Request::read(path)).await?)?;
+        let entries = answer.entries.into_iter().map(|(key, value)| (key.0.to_vec(), value.0.to_vec()));
+        Ok((entries.collect(), answer.more))
     }
 
-    /// The same of one node's state, which may be behind.
+    /// All keys and values as one node has them, which may be behind. In parts: what changes meanwhile may be seen or not.
     ///
     /// # Errors
     ///
     /// The node did not answer in time.
-    pub async fn scan_local(
-        &self,
-        addr: &str,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Scanned, ClientError> {
-        let path = format!("{}&consistency=local", scan_path(start, end, limit));
-        scanned(&self.at(addr, &Request::read(path)).await?)
+    pub async fn scan_local(&self, addr: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ClientError> {
+        let mut all: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        loop {
+            let start = all.last().map(|(key, _)| [key.as_slice(), b"\0"].concat()).unwrap_or_default();
+            let path = format!("/v1/scan?start={}&consistency=local", escaped(&start));
+            let answer: ScanAnswer = parsed(&self.at(addr, &Request::read(path)).await?)?;
+            all.extend(answer.entries.into_iter().map(|(key, value)| (key.0.to_vec(), value.0.to_vec())));
+            if !answer.more {
+                return Ok(all);
+            }
+        }
     }
 
     /// The cluster as the node at this address sees it.
@@ -446,20 +457,6 @@ fn local_path(key: &[u8]) -> String {
     let path = key_path("kv", key);
     let separator = if path.contains('?') { '&' } else { '?' };
     format!("{path}{separator}consistency=local")
-}
-
-fn scan_path(start: &[u8], end: Option<&[u8]>, limit: usize) -> String {
-    let end = end.map(|end| format!("&end={}", escaped(end))).unwrap_or_default();
-    format!("/v1/scan?start={}{end}&limit={limit}", escaped(start))
-}
-
-/// Entries, and whether there are more.
-type Scanned = (Vec<(Vec<u8>, Vec<u8>)>, bool);
-
-fn scanned(answer: &Answer) -> Result<Scanned, ClientError> {
-    let answer: ScanAnswer = parsed(answer)?;
-    let entries = answer.entries.into_iter().map(|(key, value)| (key.0.to_vec(), value.0.to_vec()));
-    Ok((entries.collect(), answer.more))
 }
 
 /// The `host:port` of a URL.

@@ -1,9 +1,9 @@
 //! What the commands exit with: one number for each next step that a script could take. The numbers are those of the
 //! `ringwal` tool.
 
-use std::fmt;
 use std::io;
 
+use ringwal::raft::RaftError;
 use ringwal::{Error, SnapshotError};
 
 use crate::torture::Interrupted;
@@ -19,18 +19,6 @@ Exit codes:
   5    another process holds the directory
   6    the disk is full: the node goes on when it is started with room
   130  interrupted";
-
-/// Damage, told as it is to be told.
-#[derive(Debug)]
-pub struct Damaged(pub String);
-
-impl fmt::Display for Damaged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Damaged {}
 
 /// The number for an error: that of the outermost cause that has one.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -50,11 +38,20 @@ fn known(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if cause.is::<Interrupted>() {
         return Some(130);
     }
-    cause.is::<Damaged>().then_some(3)
+    cause.downcast_ref::<RaftError>().and_then(of_store)
 }
 
-/// The number for an error of a log.
-pub fn of_log(error: &Error) -> Option<u8> {
+/// The number for an error of a node's store: that of what it stems from, unless it says more itself.
+pub fn of_store(error: &RaftError) -> Option<u8> {
+    match error {
+        error if error.is_damage() => Some(3),
+        RaftError::Log(error) => of_log(error),
+        RaftError::Snapshot(error) => of_snapshot(error),
+        _ => None,
+    }
+}
+
+fn of_log(error: &Error) -> Option<u8> {
     match error {
         Error::Corrupt { .. } => Some(3),
         Error::Locked { .. } => Some(5),
@@ -95,7 +92,9 @@ mod tests {
         let full = Error::Io { action: "write", path: PathBuf::new(), source: io::ErrorKind::StorageFull.into() };
         let poisoned = Error::Poisoned(std::sync::Arc::new(full));
         assert_eq!(exit_code(&anyhow::Error::from(poisoned).context("the node stopped")), 6);
-        assert_eq!(exit_code(&Damaged("so it is".into()).into()), 3);
+        let unread = RaftError::OutOfReach { path: PathBuf::from("d"), snapshot: None, first: 7 };
+        assert_eq!(exit_code(&anyhow::Error::from(unread).context("the node cannot start")), 3);
+        assert_eq!(exit_code(&RaftError::Log(Error::NoSpace).into()), 6);
         let corrupt = SnapshotError::Corrupt { file: PathBuf::from("s"), offset: 7, reason: "torn".into() };
         assert_eq!(exit_code(&io::Error::other(io::Error::from(corrupt)).into()), 3);
         assert_eq!(exit_code(&io::Error::other("anything").into()), 1);

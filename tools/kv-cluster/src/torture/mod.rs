@@ -183,14 +183,7 @@ fn check_settled(findings: Arc<Findings>, ledger: &Arc<Ledger>, mut settled: Unb
 ///
 /// [`Broken`] where a promise was seen broken, or where the run did not meet what it set out to; [`Interrupted`];
 /// anything that keeps the run from being made.
-pub fn run(args: &TortureArgs) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let told = runtime.block_on(tortured(args));
-    runtime.shutdown_timeout(Duration::from_secs(5));
-    told
-}
-
-async fn tortured(args: &TortureArgs) -> Result<()> {
+pub async fn run(args: &TortureArgs) -> Result<()> {
     let seed =
         args.seed.map_or_else(getrandom::u64, Ok).map_err(|error| anyhow::anyhow!("no seed can be had: {error}"))?;
     let json = args
