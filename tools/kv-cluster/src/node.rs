@@ -39,8 +39,6 @@ use crate::writes::Writes;
 const DRAIN_MS: u64 = 500;
 /// How long the last part of a snapshot may take, with its installation.
 const INSTALL_MS_MAX: u64 = 120_000;
-/// Bytes of a snapshot in one request.
-const CHUNK_BYTES: u64 = 1 << 20;
 /// Entries in one request; the log gives fewer where they are large.
 const ENTRIES_MAX: u64 = 1024;
 
@@ -121,7 +119,7 @@ fn raft_options(args: &NodeArgs) -> Result<RaftOptions> {
         max_payload_entries: ENTRIES_MAX,
         replication_lag_threshold: args.snapshot_every,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(args.snapshot_every),
-        snapshot_max_chunk_size: CHUNK_BYTES,
+        snapshot_max_chunk_size: args.snapshot_chunk,
         max_in_snapshot_log_to_keep: args.keep_entries,
         ..RaftOptions::default()
     };
