@@ -218,8 +218,7 @@ impl Joiner {
                 Ok(Ok(Ok(written))) => answer(waiting, Ok(written.data)),
                 Ok(Ok(Err(error))) => answer(waiting, Err(Failure::lost(&lost(&error)))),
                 Ok(Err(_)) => answer(waiting, Err(Failure::stopped())),
-                // Who waits has given up as well.
-                Err(_) => {}
+                Err(_) => answer(waiting, Err(Failure::timed_out())),
             }
         });
     }
