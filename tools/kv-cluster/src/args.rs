@@ -99,6 +99,9 @@ pub struct NodeArgs {
     /// Writes are refused while the disk has less room than this: the log keeps what it needs to go on
     #[arg(long, default_value = "0", value_parser = size, value_name = "BYTES")]
     pub reserve: u64,
+    /// Bytes of a snapshot in one request to another node
+    #[arg(long, hide = true, default_value = "1MiB", value_parser = size, value_name = "BYTES")]
+    pub snapshot_chunk: u64,
     /// End as soon as the process that started this one does
     #[arg(long, hide = true)]
     pub with_parent: bool,
@@ -158,6 +161,7 @@ impl NodeArgs {
             segment_size: 64 << 20,
             io_mode: IoMode::Auto,
             reserve: 0,
+            snapshot_chunk: 1 << 20,
             with_parent: false,
             plant: None,
         }
@@ -195,6 +199,7 @@ impl NodeArgs {
             ("--segment-size", self.segment_size.to_string()),
             ("--io-mode", name(&self.io_mode)),
             ("--reserve", self.reserve.to_string()),
+            ("--snapshot-chunk", self.snapshot_chunk.to_string()),
         ];
         options.extend(self.plant.as_ref().map(|plant| ("--plant", name(plant))));
         options
@@ -251,6 +256,7 @@ mod tests {
         (other.snapshot_every, other.keep_entries) = (7, 8);
         (other.heartbeat_ms, other.election_min_ms, other.election_max_ms) = (11, 22, 33);
         (other.request_timeout_ms, other.segment_size, other.reserve) = (44, 3 << 20, 55);
+        other.snapshot_chunk = 66;
         (other.io_mode, other.with_parent, other.plant) = (IoMode::Syscall, true, Some(Plant::AckBeforeCommit));
         assert_eq!(parsed(other.to_arguments()), other);
     }

@@ -4,7 +4,7 @@
 //! the ready line. The order of an end that was asked for: clients' requests are finished while the others still answer,
 //! then openraft stops, then the log is closed, with everything it accepted on the disk.
 
-use std::future::{Future, IntoFuture};
+use std::future::IntoFuture;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,8 +39,6 @@ use crate::writes::Writes;
 const DRAIN_MS: u64 = 500;
 /// How long the last part of a snapshot may take, with its installation.
 const INSTALL_MS_MAX: u64 = 120_000;
-/// Bytes of a snapshot in one request.
-const CHUNK_BYTES: u64 = 1 << 20;
 /// Entries in one request; the log gives fewer where they are large.
 const ENTRIES_MAX: u64 = 1024;
 
@@ -121,7 +119,7 @@ fn raft_options(args: &NodeArgs) -> Result<RaftOptions> {
         max_payload_entries: ENTRIES_MAX,
         replication_lag_threshold: args.snapshot_every,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(args.snapshot_every),
-        snapshot_max_chunk_size: CHUNK_BYTES,
+        snapshot_max_chunk_size: args.snapshot_chunk,
         max_in_snapshot_log_to_keep: args.keep_entries,
         ..RaftOptions::default()
     };
@@ -180,14 +178,10 @@ async fn asked_to_stop() -> Result<()> {
 }
 
 /// Ends when openraft's core does, which it does for any failure of the store.
-fn core_stopped(
-    mut metrics: watch::Receiver<crate::leading::Metrics>,
-) -> impl Future<Output = Fatal<crate::types::NodeId>> {
-    async move {
-        match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
-            Ok(metrics) => metrics.running_state.clone().err().unwrap_or(Fatal::Stopped),
-            Err(_) => Fatal::Stopped,
-        }
+async fn core_stopped(mut metrics: watch::Receiver<crate::leading::Metrics>) -> Fatal<crate::types::NodeId> {
+    match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
+        Ok(metrics) => metrics.running_state.clone().err().unwrap_or(Fatal::Stopped),
+        Err(_) => Fatal::Stopped,
     }
 }
 

@@ -50,7 +50,8 @@ impl From<ExitStatus> for Exit {
 }
 
 impl NodeProcess {
-    /// Starts a node with this very program.
+    /// Starts a node with this very program. The thread that calls this must live as long as the node is to: the system
+    /// ends the node with it, and so it should not be one of those that tokio ends when it has no use for them.
     ///
     /// # Errors
     ///

@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) addrs: Vec<String>,
     /// The fault planted: reads are answered by any node from what it has.
     pub(crate) reads_locally: bool,
+    /// Nothing is asked whose answer depends on what was there: nodes with a fault planted would have to make it up.
+    pub(crate) only_sets: bool,
 }
 
 struct Client {
@@ -85,6 +87,9 @@ impl Client {
 
     fn draw(&mut self, hint: Option<Value>) -> Action {
         let ledger = &self.shared.ledger;
+        if self.shared.only_sets {
+            return if self.rng.random_bool(0.5) { Action::Get } else { Action::Set(ledger.new_value()) };
+        }
         match self.rng.random_range(0..20) {
             0..8 => Action::Get,
             8..13 => Action::Set(ledger.new_value()),

@@ -17,7 +17,7 @@ use super::proxy::{Harm, Link, Weather};
 use super::schedule::{Links, Whom};
 use super::{Broken, report};
 use crate::api::ClusterStatus;
-use crate::args::Plant;
+use crate::args::{IoMode, Plant, SEGMENT_BYTES_MIN};
 use crate::client::KvClient;
 use crate::processes::{Exit, NodeArgs, NodeProcess, free_addrs};
 use crate::types::{NodeAddr, NodeId};
@@ -46,7 +46,7 @@ pub(crate) struct Cluster {
     settings: Settings,
     places: Vec<Place>,
     links: BTreeMap<(usize, usize), Link>,
-    watcher: KvClient,
+    pub(crate) watcher: KvClient,
     pub(crate) admin: KvClient,
     pub(crate) harm: Arc<Harm>,
     /// Nodes that stopped because their disk was full.
@@ -169,6 +169,27 @@ impl Cluster {
         Ok(true)
     }
 
+    /// SIGTERM, and the wait for the end, with which nothing may be wrong; whether there was something to stop.
+    pub(crate) async fn terminate(&mut self, at: usize) -> Result<bool> {
+        let place = &mut self.places[at];
+        // One that is paused would never hear of it.
+        if place.is_paused {
+            return self.kill(at).await;
+        }
+        let Some(mut process) = place.process.take() else { return Ok(false) };
+        process.terminate()?;
+        let exit = process.wait_exit(PATIENCE).await;
+        let words = self.keep_words(at, process).await?;
+        match exit {
+            Ok(Exit::Code(0)) => Ok(true),
+            Ok(EXIT_FULL) if self.places[at].is_full => Ok(true),
+            exit => {
+                let id = self.places[at].id;
+                Err(Broken(format!("node {id} was asked to stop and ended with {exit:?}: {}", tail(&words))).into())
+            }
+        }
+    }
+
     /// SIGSTOP; whether there was something to stop.
     pub(crate) fn pause(&mut self, at: usize) -> bool {
         let place = &mut self.places[at];
@@ -263,8 +284,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until somebody leads everybody who shall vote, and answers; how long that took.
-    pub(crate) async fn settle(&mut self) -> Result<Duration> {
+    /// Waits until somebody leads everybody who shall vote, and answers.
+    pub(crate) async fn settle(&mut self) -> Result<()> {
         let began = Instant::now();
         let expected = self.ids_but(None);
         loop {
@@ -278,7 +299,7 @@ impl Cluster {
             if status.is_some_and(|status| status.voters() == expected) && self.watcher.get(b"settled").await.is_ok() {
                 // The disk was full until now, if it was; from here on it is not why a node ends.
                 self.places.iter_mut().for_each(|place| place.is_full = false);
-                return Ok(began.elapsed());
+                return Ok(());
             }
             if began.elapsed() > PATIENCE {
                 let seen = self.statuses().await;
@@ -310,29 +331,10 @@ impl Cluster {
         }
     }
 
-    /// Asks all nodes to stop: each does, and finds nothing wrong with that.
+    /// Asks all nodes to stop, one after another.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        for place in &self.places {
-            if let Some(process) = &place.process {
-                process.terminate()?;
-            }
-        }
         for at in 0..self.places.len() {
-            let Some(mut process) = self.places[at].process.take() else { continue };
-            let exit = process.wait_exit(PATIENCE).await;
-            let words = process.stderr();
-            self.keep_words(at, process).await?;
-            match exit {
-                Ok(Exit::Code(0)) => {}
-                exit => {
-                    let id = self.places[at].id;
-                    return Err(Broken(format!(
-                        "node {id} was asked to stop and ended with {exit:?}: {}",
-                        tail(&words)
-                    ))
-                    .into());
-                }
-            }
+            self.terminate(at).await?;
         }
         Ok(())
     }
@@ -406,7 +408,11 @@ impl Cluster {
         (args.snapshot_every, args.keep_entries) = (100, 5);
         (args.heartbeat_ms, args.election_min_ms, args.election_max_ms) = (100, 400, 800);
         args.request_timeout_ms = 1500;
-        args.segment_size = crate::args::SEGMENT_BYTES_MIN;
+        args.segment_size = SEGMENT_BYTES_MIN;
+        // Even a small snapshot goes in many pieces, and can be interrupted between any two.
+        args.snapshot_chunk = 4 << 10;
+        // Both ways to write, on all nodes, in turn with the lives of processes.
+        args.io_mode = if self.restarts % 4 == 3 { IoMode::Syscall } else { IoMode::Auto };
         args.plant = self.settings.plant;
         args
     }

@@ -289,6 +289,7 @@ impl Run<'_> {
             counts: self.findings.counts.clone(),
             addrs: cluster.clients(),
             reads_locally: self.args.plant == Some(Plant::StaleReads),
+            only_sets: self.args.plant == Some(Plant::AckBeforeCommit),
         };
         let start = |number: u64| clients::start(number as u32, self.seed, shared.clone(), stopped.clone());
         let clients: Vec<JoinHandle<()>> = (0..self.args.clients).map(start).collect();

@@ -51,9 +51,10 @@ impl Nemesis<'_> {
             self.bring(then).await?;
         }
         self.hold(step.hold).await?;
+        let began = Instant::now();
         self.cluster.restore().await?;
-        let recovery = self.cluster.settle().await?;
-        self.report.longest_recovery_ms = self.report.longest_recovery_ms.max(recovery.as_millis() as u64);
+        self.cluster.settle().await?;
+        self.report.longest_recovery_ms = self.report.longest_recovery_ms.max(began.elapsed().as_millis() as u64);
         self.hold(step.quiet).await
     }
 
@@ -74,6 +75,7 @@ impl Nemesis<'_> {
     async fn bring(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Kill(whom) => self.kill(whom).await?,
+            Fault::Stop(whom) => self.stop(whom).await?,
             Fault::Pause(whom) => self.pause(whom).await,
             Fault::Around(whom, links, weather) => {
                 for at in self.cluster.who(whom).await {
@@ -102,6 +104,13 @@ impl Nemesis<'_> {
             Whom::Leader => self.report.kills_of_leaders += killed,
             Whom::Follower(_) => self.report.kills_of_followers += killed,
             Whom::All => self.report.kills_of_all += 1,
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self, whom: Whom) -> Result<()> {
+        for at in self.cluster.who(whom).await {
+            self.report.stops += u64::from(self.cluster.terminate(at).await?);
         }
         Ok(())
     }
@@ -202,8 +211,8 @@ impl Nemesis<'_> {
 
     async fn snapshot(&mut self) {
         for at in self.cluster.who(Whom::All).await {
-            // One that is down makes none.
-            let _ = self.cluster.admin.snapshot(&self.cluster.addr(at).client).await;
+            // One that is down or paused makes none.
+            let _ = self.cluster.watcher.snapshot(&self.cluster.addr(at).client).await;
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) struct Report {
     pub(crate) kills_of_leaders: u64,
     pub(crate) kills_of_followers: u64,
     pub(crate) kills_of_all: u64,
+    pub(crate) stops: u64,
     pub(crate) restarts: u64,
     pub(crate) pauses_of_leaders: u64,
     pub(crate) pauses_of_followers: u64,
@@ -97,6 +98,7 @@ impl Report {
             ("kills of leaders", kill, self.kills_of_leaders),
             ("kills of followers", kill, self.kills_of_followers),
             ("kills of all nodes at once", kill, self.kills_of_all),
+            ("stops on request", kill, self.stops),
             ("changes of the leader", kill || pause, self.leader_changes),
             ("pauses of leaders", pause, self.pauses_of_leaders),
             ("pauses of followers", pause, self.pauses_of_followers),
@@ -123,8 +125,8 @@ impl Report {
             (
                 "kills",
                 format!(
-                    "{} leaders, {} followers, {} times all; {} restarts",
-                    self.kills_of_leaders, self.kills_of_followers, self.kills_of_all, self.restarts
+                    "{} leaders, {} followers, {} times all; {} stops, {} restarts",
+                    self.kills_of_leaders, self.kills_of_followers, self.kills_of_all, self.stops, self.restarts
                 ),
             ),
             ("pauses", format!("{} leaders, {} followers", self.pauses_of_leaders, self.pauses_of_followers)),

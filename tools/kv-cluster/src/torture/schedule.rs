@@ -20,7 +20,7 @@ use super::proxy::Weather;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// `kill -9` of the leader, of a follower, of all nodes at once; then a restart
+    /// `kill -9` of the leader, of a follower, of all nodes at once, or a stop on request; then a restart
     Kill,
     /// A leader or follower that stops (SIGSTOP) and goes on later
     Pause,
@@ -61,6 +61,8 @@ pub(crate) enum Links {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Kill(Whom),
+    /// Asked to stop, under load.
+    Stop(Whom),
     Pause(Whom),
     /// A weather on the links of one node.
     Around(Whom, Links, Weather),
@@ -81,7 +83,7 @@ pub(crate) enum Fault {
 impl Fault {
     pub(crate) fn kind(self) -> Kind {
         match self {
-            Fault::Kill(_) => Kind::Kill,
+            Fault::Kill(_) | Fault::Stop(_) => Kind::Kill,
             Fault::Pause(_) => Kind::Pause,
             Fault::Around(_, _, Weather::Slow(_)) => Kind::Slow,
             Fault::Around(..) | Fault::Split { .. } => Kind::Cut,
@@ -97,6 +99,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Fault::Kill(whom) => write!(f, "kill {whom}"),
+            Fault::Stop(whom) => write!(f, "ask {whom} to stop"),
             Fault::Pause(whom) => write!(f, "pause {whom}"),
             Fault::Around(whom, links, weather) => write!(f, "{weather} {links} {whom}"),
             Fault::Split { leader_is_alone: true, weather } => {
@@ -211,6 +214,7 @@ fn cards(rng: &mut StdRng, kinds: &BTreeSet<Kind>, is_first: bool) -> Vec<Fault>
         Fault::Kill(Whom::Leader),
         Fault::Kill(follower(rng)),
         Fault::Kill(Whom::All),
+        Fault::Stop(someone(rng)),
         Fault::Pause(Whom::Leader),
         Fault::Pause(follower(rng)),
         Fault::Around(Whom::Leader, Links::Both, harm(rng)),
