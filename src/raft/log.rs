@@ -508,7 +508,7 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
     async fn drop_upto(&self, log_id: LogId<C::NodeId>) -> Outcome<()> {
         let (batch, last) = {
             let mut ids = self.inner.ids();
-            if ids.purged.as_ref() >= Some(&log_id) {
+            if ids.purged.as_ref().is_some_and(|purged| log_id.index <= purged.index) {
                 return Ok(());
             }
             let bytes = encode(&log_id, &mut ids.buffer)?;
