@@ -227,6 +227,7 @@ fn start_threads(
     // First: where a later thread cannot be started, dropping it ends it, and an abandoned writer would keep its locks.
     let watcher = Watcher::start(shared).map_err(Error::io("start the watching thread for", path()))?;
     let (report, started) = bounded(1);
+    let writer_inbox = Arc::new(writer_inbox);
     let theirs = shared.clone();
     let name = |role| format!("{}-{role}", shared.config.thread_name);
     let spawned = thread::Builder::new().name(name("writer")).spawn(move || {

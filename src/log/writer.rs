@@ -69,7 +69,7 @@ pub(crate) type DeskWriter = Writer<dyn Driver + Send>;
 /// See the module.
 pub(crate) struct Writer<D: Driver + ?Sized> {
     shared: Arc<Shared>,
-    inbox: Receiver<ToWriter>,
+    inbox: Arc<Receiver<ToWriter>>,
     driver: Box<D>,
     pipeline: Pipeline,
     in_flight: BTreeMap<u64, InFlight>,
@@ -91,10 +91,17 @@ pub(crate) struct Writer<D: Driver + ?Sized> {
     /// When a caller wrote last, and whether the log's thread wakes by itself to see that nobody does any more.
     served: Instant,
     has_timer: bool,
+    /// Whether a caller is at it, who writes one frame and no more.
+    is_serving: bool,
 }
 
 impl<D: Driver + ?Sized> Writer<D> {
-    pub(crate) fn new(shared: Arc<Shared>, inbox: Receiver<ToWriter>, driver: Box<D>, pipeline: Pipeline) -> Writer<D> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        inbox: Arc<Receiver<ToWriter>>,
+        driver: Box<D>,
+        pipeline: Pipeline,
+    ) -> Writer<D> {
         let segment = shared.core().sequencer.active().sequence;
         Writer {
             shared,
@@ -114,6 +121,7 @@ impl<D: Driver + ?Sized> Writer<D> {
             has_failed: false,
             served: Instant::now(),
             has_timer: false,
+            is_serving: false,
         }
     }
 
@@ -154,7 +162,7 @@ impl<D: Driver + ?Sized> Writer<D> {
             if let Err(error) = self.submit(frame, queued_since) {
                 return self.fail(Some(error));
             }
-            if !self.untold.is_empty() {
+            if !self.untold.is_empty() || self.is_serving {
                 // One frame for the device to work on is enough: those that are acknowledged have waited.
                 return;
             }
@@ -649,7 +657,9 @@ impl DeskWriter {
     /// On the thread of a caller who found the log idle: writes what it gave. What came meanwhile is left to the log's own
     /// thread, or a caller might write for others for ever.
     pub(crate) fn serve(&mut self) {
+        self.is_serving = true;
         self.write_out();
+        self.is_serving = false;
         self.served = Instant::now();
         let limit = self.rest();
         let needs_timer = !self.has_timer && limit.flatten().is_some();
