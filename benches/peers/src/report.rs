@@ -116,7 +116,7 @@ impl Report {
         }
         println!();
         for engine in &self.engines {
-            println!("{:<14} {:<38} {}", engine.name, engine.version, engine.durability);
+            println!("{:<16} {:<38} {}", engine.name, engine.version, engine.durability);
         }
         self.loads.iter().for_each(|table| table.print(self.yardstick));
     }
@@ -152,7 +152,7 @@ impl Table {
             self.floor_writes_per_s, self.floor_p50_us
         );
         println!(
-            "    engine               acks/s  x floor  {:>9}     p50 us     p99 us  CPU s/M acks  flushes/call  writes/call",
+            "    engine                 acks/s  x floor  {:>9}     p50 us     p99 us  CPU s/M acks  flushes/call  writes/call",
             format!("x {yardstick}")
         );
         self.rows.iter().for_each(Row::print);
@@ -184,7 +184,7 @@ impl Row {
 
     fn print(&self) {
         println!(
-            "    {:<14} {:>12} {:>8} {:>10} {:>10} {:>10} {:>13} {:>13} {:>12}",
+            "    {:<16} {:>12} {:>8} {:>10} {:>10} {:>10} {:>13} {:>13} {:>12}",
             self.engine,
             text(self.acks_per_s, 0),
             text(self.acks_to_floor, 2),

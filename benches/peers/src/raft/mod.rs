@@ -25,6 +25,7 @@ pub(crate) const BUILT_IN: &[Contestant] = &[
     ceiling::IN_PLACE,
     ceiling::THREAD,
     ringwal::DEFAULT,
+    ringwal::IN_PLACE,
     ringwal::SPIN,
     ringwal::SYSCALL,
     #[cfg(feature = "rocksdb")]

@@ -1,8 +1,9 @@
 //! ringwal as a log store ([`RaftLog`]), with its default settings: entries are readable when they are appended, and
 //! openraft is told by the log's writer thread when they are durable.
 //!
-//! Besides the one that everybody gets there are the same log with callers and writer that spin, and with plain system
-//! calls instead of io_uring. Nothing is warmed up and nothing prepared beyond what opening a log does.
+//! Besides the one that everybody gets there are the same log written by openraft's own task where it is idle
+//! ([`Config::write_in_place`]), which is to `ringwal` what `ceiling` is to `ceiling-thread`; with callers and writer that
+//! spin; and with plain system calls instead of io_uring. Nothing is warmed up and nothing prepared beyond what opening a log does.
 
 use std::path::Path;
 use std::time::Duration;
@@ -36,6 +37,13 @@ pub(crate) const SYSCALL: Contestant = Contestant {
     version,
     durability: "as ringwal, with plain system calls",
     open: |dir, load| start(dir, load, |dir, id| open(dir, id, Config::default().io(IoChoice::Syscall))),
+};
+
+pub(crate) const IN_PLACE: Contestant = Contestant {
+    name: "ringwal-in-place",
+    version,
+    durability: "as ringwal, with Config::write_in_place: on the executor's thread where the log is idle",
+    open: |dir, load| start(dir, load, |dir, id| open(dir, id, Config::default().write_in_place(true))),
 };
 
 /// What the log is told that it belongs to.
