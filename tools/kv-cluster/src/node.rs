@@ -4,7 +4,7 @@
 //! the ready line. The order of an end that was asked for: clients' requests are finished while the others still answer,
 //! then openraft stops, then the log is closed, with everything it accepted on the disk.
 
-use std::future::{Future, IntoFuture};
+use std::future::IntoFuture;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,14 +179,10 @@ async fn asked_to_stop() -> Result<()> {
 }
 
 /// Ends when openraft's core does, which it does for any failure of the store.
-fn core_stopped(
-    mut metrics: watch::Receiver<crate::leading::Metrics>,
-) -> impl Future<Output = Fatal<crate::types::NodeId>> {
-    async move {
-        match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
-            Ok(metrics) => metrics.running_state.clone().err().unwrap_or(Fatal::Stopped),
-            Err(_) => Fatal::Stopped,
-        }
+async fn core_stopped(mut metrics: watch::Receiver<crate::leading::Metrics>) -> Fatal<crate::types::NodeId> {
+    match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
+        Ok(metrics) => metrics.running_state.clone().err().unwrap_or(Fatal::Stopped),
+        Err(_) => Fatal::Stopped,
     }
 }
 

@@ -36,6 +36,9 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// What a command takes besides its keys and values, at the most.
 const COMMAND_OVERHEAD_BYTES: usize = 64;
 
+/// What one who writes is told.
+type Answered = Result<Answer, Failure>;
+
 /// Where writes are handed in.
 #[derive(Debug)]
 pub(crate) struct Writes {
@@ -49,7 +52,7 @@ struct Queued {
     command: KvCommand,
     bytes: usize,
     ticket: Arc<Ticket>,
-    answer: oneshot::Sender<Result<Answer, Failure>>,
+    answer: oneshot::Sender<Answered>,
 }
 
 /// Who has a write: nobody yet, the joiner, or nobody any more.
@@ -105,10 +108,7 @@ impl Writes {
         }
     }
 
-    fn enqueue(
-        &self,
-        command: KvCommand,
-    ) -> Result<(Arc<Ticket>, oneshot::Receiver<Result<Answer, Failure>>), Failure> {
+    fn enqueue(&self, command: KvCommand) -> Result<(Arc<Ticket>, oneshot::Receiver<Answered>), Failure> {
         let bytes = bytes_about(&command);
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -240,7 +240,7 @@ fn lost(error: &ClientWriteError<u64, crate::types::NodeAddr>) -> String {
     }
 }
 
-type Waiters = Vec<oneshot::Sender<Result<Answer, Failure>>>;
+type Waiters = Vec<oneshot::Sender<Answered>>;
 
 fn answer(waiting: Waiters, outcome: Result<Answers, Failure>) {
     match outcome {
@@ -253,7 +253,7 @@ fn answer(waiting: Waiters, outcome: Result<Answers, Failure>) {
 }
 
 /// Who went away need not be told.
-fn fail(waiting: impl IntoIterator<Item = oneshot::Sender<Result<Answer, Failure>>>, failure: &Failure) {
+fn fail(waiting: impl IntoIterator<Item = oneshot::Sender<Answered>>, failure: &Failure) {
     waiting.into_iter().for_each(|waiter| drop(waiter.send(Err(failure.clone()))));
 }
 
