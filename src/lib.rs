@@ -88,9 +88,11 @@
     any(test, feature = "sim"),
     doc = "| [`sim`] | a simulated disk that loses what a real one may lose | feature `sim` |"
 )]
+#![cfg_attr(feature = "openraft", doc = "| [`raft`] | the store of an openraft node | feature `openraft` |")]
 //!
 //! # Features
 //!
+//! - `openraft`: `ringwal::raft`, the log, a machine and its snapshots as the store of a node of an openraft cluster.
 //! - `sim`: the simulated disk, the crash explorer, and a kit with which a program that embeds the log crash-tests its own
 //!   state machine and its own recovery, for tests of this crate and of such programs.
 #![deny(missing_docs)]
