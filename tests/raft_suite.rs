@@ -1,4 +1,5 @@
-//! openraft's own test suite for stores, unchanged, on a node's log and machine: each of its tests by name, on both drivers.
+//! openraft's own test suite for stores, unchanged, on a node's log and machine: each of its tests by name, on both drivers, and written by
+//! openraft's own tasks.
 //!
 //! The suite prints nothing and stops at the first test that fails: so each is a test of its own here, and their list is
 //! compared with the suite's source, lest a newer one brings a test that nobody runs.
@@ -53,12 +54,19 @@ type Outcome = Result<(), StorageError<u64>>;
 /// Makes stores with a driver, each in a directory of its own.
 pub struct Builder {
     io: IoChoice,
+    /// Whether the log's callers write.
+    in_place: bool,
 }
+
+const ON_IO_URING: Builder = Builder { io: IoChoice::Uring, in_place: false };
+const ON_SYSTEM_CALLS: Builder = Builder { io: IoChoice::Syscall, in_place: false };
+const IN_PLACE: Builder = Builder { io: IoChoice::Syscall, in_place: true };
 
 impl Builder {
     fn open(&self) -> (TempDir, RaftStore<Types, KvStateMachine>) {
         let directory = scratch();
-        let config = RaftConfig::default().log(Config::default().segment_bytes(1 << 20).io(self.io));
+        let log = Config::default().segment_bytes(1 << 20).io(self.io).write_in_place(self.in_place);
+        let config = RaftConfig::default().log(log);
         let store = ringwal::raft::open(directory.path(), 1, KvStateMachine::new(), config).unwrap();
         (directory, store)
     }
@@ -90,8 +98,7 @@ fn on_runtime<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Runs a test of the suite on a new store.
-fn run<F: Future<Output = Outcome>>(io: IoChoice, test: impl FnOnce(RaftLog<Types>, Machine) -> F) {
-    let builder = Builder { io };
+fn run<F: Future<Output = Outcome>>(builder: Builder, test: impl FnOnce(RaftLog<Types>, Machine) -> F) {
     if builder.is_allowed() {
         on_runtime(async {
             let (_directory, log, machine) = builder.build().await?;
@@ -101,7 +108,7 @@ fn run<F: Future<Output = Outcome>>(io: IoChoice, test: impl FnOnce(RaftLog<Type
     }
 }
 
-/// The tests of the suite that take a store, and the one that makes its own; each on either driver, and their names.
+/// The tests of the suite that take a store, and the one that makes its own; each on every builder, and their names.
 macro_rules! suite {
     ($($name:ident)* ; $transfer:ident) => {
         const NAMES: &[&str] = &[$(stringify!($name),)* stringify!($transfer)];
@@ -109,24 +116,30 @@ macro_rules! suite {
         mod on_io_uring {
             use super::*;
 
-            suite!(@tests IoChoice::Uring, $($name)* ; $transfer);
+            suite!(@tests ON_IO_URING, $($name)* ; $transfer);
         }
 
         mod on_system_calls {
             use super::*;
 
-            suite!(@tests IoChoice::Syscall, $($name)* ; $transfer);
+            suite!(@tests ON_SYSTEM_CALLS, $($name)* ; $transfer);
+        }
+
+        mod on_callers_threads {
+            use super::*;
+
+            suite!(@tests IN_PLACE, $($name)* ; $transfer);
         }
     };
-    (@tests $io:expr, $($name:ident)* ; $transfer:ident) => {
+    (@tests $builder:expr, $($name:ident)* ; $transfer:ident) => {
         $(#[test]
         fn $name() {
-            run($io, Suite::$name);
+            run($builder, Suite::$name);
         })*
 
         #[test]
         fn $transfer() {
-            let builder = Builder { io: $io };
+            let builder = $builder;
             if builder.is_allowed() {
                 on_runtime(Suite::$transfer(&builder)).unwrap();
             }
@@ -134,7 +147,7 @@ macro_rules! suite {
 
         #[test]
         fn all_in_turn() {
-            let builder = Builder { io: $io };
+            let builder = $builder;
             if builder.is_allowed() {
                 Suite::test_all(builder).unwrap();
             }

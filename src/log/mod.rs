@@ -339,8 +339,9 @@ impl Log {
         }
     }
 
-    /// Accepts a batch and calls `done` when it is acknowledged or lost: exactly once, on the writer thread, in log
-    /// order. `done` must be quick: every append waits behind it. Blocking calls in it return [`Error::InCallback`].
+    /// Accepts a batch and calls `done` when it is acknowledged or lost: exactly once, on the writer thread (with
+    /// [`Config::write_in_place`] also on a caller's, before its call returns), in log order. `done` must be quick: every
+    /// append waits behind it. Blocking calls in it return [`Error::InCallback`].
     ///
     /// # Errors
     ///

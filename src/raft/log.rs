@@ -12,7 +12,7 @@
 
 use std::fmt::{self, Debug};
 use std::ops::{Bound, Range, RangeBounds};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -29,7 +29,7 @@ use crate::config::{Config, Durability};
 use crate::disk::Disk;
 use crate::entry::LogEntry;
 use crate::error::Error;
-use crate::log::{Batch, Callback, Log, Pending};
+use crate::log::{Batch, Callback, Log, Pending, disk_of};
 use crate::segment::recover::RecoveryReport;
 
 const NODE: &[u8] = b"raft/node";
@@ -104,6 +104,22 @@ impl<C: RaftTypeConfig> Debug for RaftLog<C> {
 }
 
 impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
+    /// Opens the log of a node in a directory, for a node whose state machine is openraft's own kind and keeps its own
+    /// snapshots; else as [`RaftLog::open_on`]. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`RaftLog::open_on`].
+    pub fn open(
+        dir: impl AsRef<Path>,
+        node_id: C::NodeId,
+        kind: &str,
+        config: Config,
+    ) -> std::result::Result<(RaftLog<C>, RecoveryReport), RaftError> {
+        let disk = disk_of(dir.as_ref(), &config).map_err(RaftError::Log)?;
+        RaftLog::open_on(disk, node_id, kind, config)
+    }
+
     /// Opens the log of a node on a disk, or makes it where there is none; the machine's kind is part of what it is. Blocks.
     ///
     /// # Errors
