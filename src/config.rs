@@ -84,6 +84,7 @@ pub struct Config {
     pub(crate) first_index: u64,
     pub(crate) verify: Verify,
     pub(crate) writer_cpu: Option<usize>,
+    pub(crate) write_in_place: bool,
     pub(crate) thread_name: String,
 }
 
@@ -108,6 +109,7 @@ impl Default for Config {
             first_index: 1,
             verify: Verify::Tail,
             writer_cpu: None,
+            write_in_place: false,
             thread_name: "ringwal".into(),
         }
     }
@@ -169,6 +171,19 @@ impl Config {
         /// The CPU that the writer thread is bound to: default `None`, any. Worth trying where the application binds its
         /// own threads elsewhere. An open fails if this process may not use that CPU.
         writer_cpu: Option<usize>,
+        /// Whether a batch that is accepted while the log is idle is written at once, by its caller, on the caller's thread:
+        /// default `false`. The call then blocks until the device has answered, **calls that return futures too**, and
+        /// callbacks of [`Log::submit_with`](crate::Log::submit_with) run before it returns, while the caller holds whatever
+        /// locks it holds. It saves waking the writer thread and being woken by it, which costs as much as half a write of a
+        /// fast device: for one producer that can do nothing else meanwhile. What comes while a caller writes gathers, and is
+        /// written by the log's own thread. Writes are plain system calls, whatever [`Config::io`] says. Needs
+        /// [`Durability::Sync`] and no linger.
+        write_in_place: bool,
+    }
+
+    /// Which driver is wanted, as far as settings decide it.
+    pub(crate) fn io_choice(&self) -> IoChoice {
+        if self.write_in_place { IoChoice::Syscall } else { self.io }
     }
 
     /// What the names of the log's threads begin with, so that the threads of several logs can be told apart: default
@@ -219,6 +234,9 @@ impl Config {
         })?;
         check((1..=8).contains(&self.thread_name.len()) && !self.thread_name.contains('\0'), || {
             format!("thread_name is {:?}: it must have from 1 to 8 bytes and no zero byte", self.thread_name)
+        })?;
+        check(!self.write_in_place || self.durability == Durability::Sync && self.linger.is_zero(), || {
+            "write_in_place is set: durability must be `Sync`, and linger zero".into()
         })?;
         match self.durability {
             Durability::Interval(every) if every.is_zero() => {

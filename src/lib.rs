@@ -59,6 +59,8 @@
 //!   for a quarter of a write's usual time at most, and only as many as lately did come back. One producer never waits.
 //! - **Wake-ups.** A frame's waiters share one futex word; where very many sleep, the next frame goes to the device
 //!   before they are woken. Tasks are woken without a system call of the log's own.
+//! - **One append at a time.** A caller with nothing else to do pays for two wakes of sleeping threads per append: the
+//!   writer's, and its own. [`Config::write_in_place`] saves both, and blocks the caller for the write.
 //! - **A new segment** is zero-filled before it is used, at the pace of the appends, and dropped segments are recycled
 //!   first: a growing log writes everything twice, a log that is compacted does not.
 //! - **Reading.** The newest frames are kept in memory as they were accepted. A sealed entry is found without the log's
@@ -88,9 +90,11 @@
     any(test, feature = "sim"),
     doc = "| [`sim`] | a simulated disk that loses what a real one may lose | feature `sim` |"
 )]
+#![cfg_attr(feature = "openraft", doc = "| [`raft`] | the store of an openraft node | feature `openraft` |")]
 //!
 //! # Features
 //!
+//! - `openraft`: `ringwal::raft`, the log, a machine and its snapshots as the store of a node of an openraft cluster.
 //! - `sim`: the simulated disk, the crash explorer, and a kit with which a program that embeds the log crash-tests its own
 //!   state machine and its own recovery, for tests of this crate and of such programs.
 #![deny(missing_docs)]

@@ -360,6 +360,8 @@ models! {
     system_calls_agree_in_sync: 16, 150, Durability::Sync, small(), |_| Place::syscall();
     system_calls_agree_in_interval: 10, 150, INTERVAL, small(), |_| Place::syscall();
     system_calls_agree_in_none: 10, 150, Durability::None, small(), |_| Place::syscall();
+    callers_who_write_agree: 16, 150, Durability::Sync, small().write_in_place(true), |_| Place::syscall();
+    callers_who_write_to_a_simulated_disk_agree: 150, 300, Durability::Sync, tiny().write_in_place(true), Place::sim;
     simulated_disk_agrees_in_sync: 250, 300, Durability::Sync, tiny(), Place::sim;
     simulated_disk_agrees_in_interval: 150, 300, INTERVAL, tiny(), Place::sim;
     simulated_disk_agrees_in_none: 150, 300, Durability::None, tiny(), Place::sim;
@@ -447,10 +449,11 @@ fn many_producers(place: Place, config: Config) {
 
 #[test]
 fn producers_at_once_all_get_what_they_were_acknowledged() {
-    for durability in [Durability::Sync, INTERVAL, Durability::None] {
+    let modes = [(Durability::Sync, false), (Durability::Sync, true), (INTERVAL, false), (Durability::None, false)];
+    for (durability, in_place) in modes {
         for place in [Place::uring(), Place::syscall(), Place::sim(seed())] {
             let config = if matches!(place, Place::Sim(_)) { tiny() } else { small() };
-            let config = config.durability(durability).tail_cache_bytes(2000);
+            let config = config.durability(durability).write_in_place(in_place).tail_cache_bytes(2000);
             within("a run of producers", move || many_producers(place, config));
         }
     }

@@ -119,6 +119,12 @@ pub trait Disk: Send + Sync + 'static {
     /// Makes the driver for a writer thread. Called on that thread; the driver never leaves it.
     fn driver(&self, depth: usize) -> io::Result<Box<dyn Driver>>;
 
+    /// Makes a driver that is handed from thread to thread: it carries an operation out inside `poll`, on the thread that
+    /// polls, and never waits for its alarm.
+    fn driver_in_place(&self) -> Box<dyn Driver + Send> {
+        Box::new(syscall::SyscallDriver::new())
+    }
+
     /// What [`Disk::driver`] will make.
     fn io_mode(&self) -> IoMode;
 

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut, Range};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,6 +21,7 @@ use super::stall::Stalls;
 use super::subscribe::Subscriber;
 use super::tail::{self, TailCache};
 use super::view::View;
+use super::writer::{DeskWriter, Writer, in_callback};
 use crate::config::Config;
 use crate::disk::{Alarm, Disk, DiskFile};
 use crate::engine::operations::Operations;
@@ -72,6 +74,8 @@ pub(crate) enum Ring {
     Channel,
     /// It sleeps in the driver.
     Alarm,
+    /// It stands at the desk: who gave it something to do does its work.
+    InPlace,
 }
 
 /// What a spare could not be made for want of. Nothing that was acknowledged is at stake: callers are refused meanwhile.
@@ -409,6 +413,10 @@ impl Drop for CoreGuard<'_> {
             self.shared.ring(to_ring);
             to_wake.into_iter().for_each(Waker::wake);
             drop(to_drop);
+            if to_ring == Some(Ring::InPlace) {
+                // Last: it waits for the device.
+                self.shared.at_desk(Writer::serve);
+            }
         }
     }
 }
@@ -435,6 +443,8 @@ pub(crate) struct Shared {
     pub(crate) lock: Mutex<Option<LockFile>>,
     /// Handles with open files, in the order they were opened.
     pub(crate) open_handles: Mutex<VecDeque<Weak<SegmentHandle>>>,
+    /// The writer of a log whose callers write, between two of them. Taken before the core's lock, never under it.
+    desk: Mutex<Option<DeskWriter>>,
     /// To the reader thread, if there is one.
     pub(crate) reads: Mutex<Option<Sender<ReadJob>>>,
 }
@@ -467,8 +477,34 @@ impl Shared {
             alarm: OnceLock::new(),
             lock: Mutex::new(lock),
             open_handles: Mutex::new(VecDeque::new()),
+            desk: Mutex::new(None),
             reads: Mutex::new(None),
         }
+    }
+
+    /// Puts the writer where callers find it.
+    pub(crate) fn furnish(&self, writer: DeskWriter) {
+        *self.desk.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer);
+    }
+
+    /// Takes the writer away for good, at the end.
+    pub(crate) fn clear_desk(&self) {
+        let writer = self.desk.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(writer);
+    }
+
+    /// Does something as the writer; `None` where there is none (any more). Whoever panics at it takes it along, which fails
+    /// everything that waits.
+    pub(crate) fn at_desk<T>(&self, work: impl FnOnce(&mut DeskWriter) -> T) -> Option<T> {
+        let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = desk.as_mut()?;
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(writer)));
+        if outcome.is_err()
+            && let Some(writer) = desk.take()
+        {
+            writer.break_off();
+        }
+        outcome.ok()
     }
 
     pub(crate) fn core(&self) -> CoreGuard<'_> {
@@ -496,6 +532,10 @@ impl Shared {
         };
         if wake && !planted(Mistake::AcceptWithoutWake) {
             self.wake_writer(core);
+            // A callback's caller has something else to do than to wait for a device.
+            if self.config.write_in_place && core.to_ring == Some(Ring::Channel) && !in_callback() {
+                core.to_ring = Some(Ring::InPlace);
+            }
         }
     }
 

@@ -339,8 +339,9 @@ impl Log {
         }
     }
 
-    /// Accepts a batch and calls `done` when it is acknowledged or lost: exactly once, on the writer thread, in log
-    /// order. `done` must be quick: every append waits behind it. Blocking calls in it return [`Error::InCallback`].
+    /// Accepts a batch and calls `done` when it is acknowledged or lost: exactly once, on the writer thread (with
+    /// [`Config::write_in_place`] also on a caller's, before its call returns), in log order. `done` must be quick: every
+    /// append waits behind it. Blocking calls in it return [`Error::InCallback`].
     ///
     /// # Errors
     ///
@@ -538,12 +539,6 @@ impl Log {
     pub fn stats(&self) -> Stats {
         let (stalled, stalls) = self.shared().stalls.look();
         Stats { stalled, stalls, ..self.shared().meter.look() }
-    }
-
-    /// The directory it lies in.
-    #[cfg(feature = "openraft")]
-    pub(crate) fn path(&self) -> &Path {
-        self.shared().disk.path()
     }
 
     /// Which driver writes, and why.

@@ -259,6 +259,11 @@ fn every_caller_is_told_where_threads_spin() {
 }
 
 #[test]
+fn every_caller_is_told_where_callers_write() {
+    check(|| everyone_is_told(config().write_in_place(true)));
+}
+
+#[test]
 #[should_panic(expected = "deadlock")]
 fn a_writer_that_sleeps_without_a_last_look_would_be_found() {
     find(Mistake::SleepWithoutLook, || everyone_is_told(config()));
@@ -388,8 +393,8 @@ fn room_that_nobody_is_told_of_would_be_found() {
 
 /// The log is closed under callers that append, wait for room or for an entry: each ends, and what was acknowledged is
 /// there when it is opened again.
-fn closed_under_callers() {
-    let (log, sim) = open(config().queue_bytes_max(600));
+fn closed_under_callers(config: Config) {
+    let (log, sim) = open(config.clone().queue_bytes_max(600));
     let (one, two) = (log.clone(), log.clone());
     let mut events = log.subscribe(1, Upto::Durable);
     let appending = spawn(move || (0..3).take_while(|_| one.append(vec![1; 700]).is_ok()).count());
@@ -398,14 +403,19 @@ fn closed_under_callers() {
     log.close().unwrap();
     let acked = appending.join().unwrap() + task.join().unwrap();
     assert!(listening.join().unwrap() <= acked);
-    let (log, _) = Log::open_on(Arc::new(ModelDisk(sim)), config()).unwrap();
+    let (log, _) = Log::open_on(Arc::new(ModelDisk(sim)), config).unwrap();
     assert_eq!(log.iter(..).count(), acked, "what is accepted before the close is acknowledged by it");
     log.close().unwrap();
 }
 
 #[test]
 fn a_close_lets_everyone_go_and_keeps_what_was_acknowledged() {
-    check(closed_under_callers);
+    check(|| closed_under_callers(config()));
+}
+
+#[test]
+fn a_close_beside_callers_who_write_keeps_what_was_acknowledged() {
+    check(|| closed_under_callers(config().write_in_place(true)));
 }
 
 #[test]

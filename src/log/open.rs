@@ -11,7 +11,7 @@ use super::core::{Core, Shared, SpareWork, ToHelper, ToWriter, WriterState};
 use super::helper::Helper;
 use super::stall::Watcher;
 use super::tail::TailCache;
-use super::writer::Writer;
+use super::writer::{Writer, keep_desk};
 use crate::config::{Config, Durability};
 use crate::disk::{Disk, RealDisk};
 use crate::engine::pipeline::{Bounds, Pipeline};
@@ -66,7 +66,7 @@ pub(crate) fn disk_of(dir: &Path, config: &Config) -> Result<Arc<dyn Disk>> {
             return Err(Error::io("create", dir)(error));
         }
     }
-    Ok(Arc::new(RealDisk::open(dir, config.io)?))
+    Ok(Arc::new(RealDisk::open(dir, config.io_choice())?))
 }
 
 /// Refuses a path where something stands that can never be a log.
@@ -227,11 +227,19 @@ fn start_threads(
     // First: where a later thread cannot be started, dropping it ends it, and an abandoned writer would keep its locks.
     let watcher = Watcher::start(shared).map_err(Error::io("start the watching thread for", path()))?;
     let (report, started) = bounded(1);
+    let writer_inbox = Arc::new(writer_inbox);
     let theirs = shared.clone();
     let name = |role| format!("{}-{role}", shared.config.thread_name);
     let spawned = thread::Builder::new().name(name("writer")).spawn(move || {
         // The driver never leaves the thread it is made on.
         let bound = theirs.config.writer_cpu.map_or(Ok(()), bind);
+        if theirs.config.write_in_place && bound.is_ok() {
+            let driver = theirs.disk.driver_in_place();
+            let _ = theirs.alarm.set(driver.alarm());
+            theirs.furnish(Writer::new(theirs.clone(), writer_inbox.clone(), driver, pipeline));
+            let _ = report.send(Ok(()));
+            return keep_desk(&theirs, &writer_inbox);
+        }
         match bound.and_then(|()| theirs.disk.driver(theirs.config.frames_in_flight)) {
             Ok(driver) => {
                 let _ = theirs.alarm.set(driver.alarm());

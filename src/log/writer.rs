@@ -2,7 +2,9 @@
 //!
 //! Invariants:
 //!
-//! - Only this thread encodes frames and moves the watermarks.
+//! - Only this thread encodes frames and moves the watermarks. With [`Config::write_in_place`](crate::Config::write_in_place)
+//!   that is whoever holds the desk's lock: see [`DeskWriter`]. A caller who finds the writer idle says that it is awake and
+//!   goes there; nobody leaves without looking once more, so that what is accepted meanwhile is seen.
 //! - Acknowledgements leave in log order; callbacks run here, in that order, exactly once, also on poison.
 //! - After a failure nothing more is submitted, everything in flight is drained, and all tickets fail.
 //! - It never sleeps while there is something it may submit: it says that it sleeps under the core's lock, after
@@ -61,11 +63,14 @@ struct InFlight {
     segment: u64,
 }
 
+/// A writer that is handed from thread to thread: see [`Config::write_in_place`](crate::Config::write_in_place).
+pub(crate) type DeskWriter = Writer<dyn Driver + Send>;
+
 /// See the module.
-pub(crate) struct Writer {
+pub(crate) struct Writer<D: Driver + ?Sized> {
     shared: Arc<Shared>,
-    inbox: Receiver<ToWriter>,
-    driver: Box<dyn Driver>,
+    inbox: Arc<Receiver<ToWriter>>,
+    driver: Box<D>,
     pipeline: Pipeline,
     in_flight: BTreeMap<u64, InFlight>,
     /// Segments the driver knows.
@@ -83,15 +88,20 @@ pub(crate) struct Writer {
     was_idle_marked: bool,
     is_closing: bool,
     has_failed: bool,
+    /// When a caller wrote last, and whether the log's thread wakes by itself to see that nobody does any more.
+    served: Instant,
+    has_timer: bool,
+    /// Whether a caller is at it, who writes one frame and no more.
+    is_serving: bool,
 }
 
-impl Writer {
+impl<D: Driver + ?Sized> Writer<D> {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        inbox: Receiver<ToWriter>,
-        driver: Box<dyn Driver>,
+        inbox: Arc<Receiver<ToWriter>>,
+        driver: Box<D>,
         pipeline: Pipeline,
-    ) -> Writer {
+    ) -> Writer<D> {
         let segment = shared.core().sequencer.active().sequence;
         Writer {
             shared,
@@ -109,6 +119,9 @@ impl Writer {
             was_idle_marked: true,
             is_closing: false,
             has_failed: false,
+            served: Instant::now(),
+            has_timer: false,
+            is_serving: false,
         }
     }
 
@@ -149,7 +162,7 @@ impl Writer {
             if let Err(error) = self.submit(frame, queued_since) {
                 return self.fail(Some(error));
             }
-            if !self.untold.is_empty() {
+            if !self.untold.is_empty() || self.is_serving {
                 // One frame for the device to work on is enough: those that are acknowledged have waited.
                 return;
             }
@@ -507,19 +520,7 @@ impl Writer {
         {
             return;
         }
-        let limit = {
-            let mut core = self.shared.core();
-            let is_pending = core.sequencer.peek_frame().is_some() && !self.has_failed;
-            let pending = core.since.front().map(|(_, since)| *since).filter(|_| is_pending);
-            let has_work = pending.is_some() && self.shared.config.linger.is_zero() || self.is_called(&core);
-            if has_work && !planted(Mistake::SleepWithoutLook) {
-                return;
-            }
-            core.writer = WriterState::Idle;
-            let lingering = pending.map(|since| self.shared.config.linger.saturating_sub(since.elapsed()));
-            let mark = (!self.was_idle_marked && !self.has_failed).then_some(self.shared.config.idle_mark_after);
-            [lingering, mark, self.until_sync()].into_iter().flatten().min()
-        };
+        let Some(limit) = self.rest() else { return };
         let message = match limit {
             Some(limit) => self.inbox.recv_timeout(limit),
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -530,6 +531,22 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => self.on_idle_tick(),
             Err(RecvTimeoutError::Disconnected) => self.is_closing = true,
         }
+    }
+
+    /// Says that nobody writes, unless there is something to do: `None`. How long until something is due by time.
+    fn rest(&self) -> Option<Option<Duration>> {
+        let mut core = self.shared.core();
+        let is_pending = core.sequencer.peek_frame().is_some() && !self.has_failed;
+        let pending = core.since.front().map(|(_, since)| *since).filter(|_| is_pending);
+        let has_work = pending.is_some() && self.shared.config.linger.is_zero() || self.is_called(&core);
+        if has_work && !planted(Mistake::SleepWithoutLook) {
+            core.writer = WriterState::Awake;
+            return None;
+        }
+        core.writer = WriterState::Idle;
+        let lingering = pending.map(|since| self.shared.config.linger.saturating_sub(since.elapsed()));
+        let mark = (!self.was_idle_marked && !self.has_failed).then_some(self.shared.config.idle_mark_after);
+        Some([lingering, mark, self.until_sync()].into_iter().flatten().min())
     }
 
     /// Whether there is something to do besides frames, given while this thread was not asleep and was not woken.
@@ -636,7 +653,76 @@ fn run_callback(callback: Callback, result: Result<(), Error>) {
     }
 }
 
-impl Drop for Writer {
+impl DeskWriter {
+    /// On the thread of a caller who found the log idle: writes what it gave. What came meanwhile is left to the log's own
+    /// thread, or a caller might write for others for ever.
+    pub(crate) fn serve(&mut self) {
+        self.is_serving = true;
+        self.write_out();
+        self.is_serving = false;
+        self.served = Instant::now();
+        let limit = self.rest();
+        let needs_timer = !self.has_timer && limit.flatten().is_some();
+        if limit.is_none() || needs_timer {
+            // Until it comes, either nobody may take its place, or it only sets its clock.
+            let _ = self.shared.to_writer.send(ToWriter::Wake);
+        }
+    }
+
+    /// Writes what is pending until nothing is in flight, and tells everyone.
+    fn write_out(&mut self) {
+        let mut done = Vec::new();
+        self.submit_ready();
+        while !self.pipeline.is_idle() {
+            self.driver.poll(PollWait::AtMost(POLL_MAX), &mut done);
+            self.on_completions(&mut done);
+        }
+        self.tell();
+    }
+
+    /// On the log's own thread: does what is due, and all that is pending. Returns how long the thread may sleep; `None` when
+    /// the log is closed.
+    fn keep(&mut self, message: Result<ToWriter, RecvTimeoutError>) -> Option<Option<Duration>> {
+        match message {
+            Ok(message) => self.on_message(&message),
+            Err(RecvTimeoutError::Timeout) if self.served.elapsed() < self.shared.config.idle_mark_after => {}
+            Err(RecvTimeoutError::Timeout) => self.on_idle_tick(),
+            Err(RecvTimeoutError::Disconnected) => self.is_closing = true,
+        }
+        loop {
+            while let Ok(message) = self.inbox.try_recv() {
+                self.on_message(&message);
+            }
+            self.write_out();
+            if self.is_closing && self.finish_closing() {
+                return None;
+            }
+            if let Some(limit) = self.rest() {
+                self.has_timer = limit.is_some();
+                return Some(limit.map(|limit| limit.saturating_sub(self.served.elapsed())));
+            }
+        }
+    }
+
+    /// Somebody panicked at it: everyone who waits is told.
+    pub(crate) fn break_off(mut self) {
+        self.is_closing = false;
+    }
+}
+
+/// What the thread of a log does whose callers write: it sees to the clock, to the end, and to what callers leave.
+pub(crate) fn keep_desk(shared: &Shared, inbox: &Receiver<ToWriter>) {
+    let mut message = Ok(ToWriter::Wake);
+    while let Some(Some(limit)) = shared.at_desk(|writer| writer.keep(message)) {
+        message = match limit {
+            Some(limit) => inbox.recv_timeout(limit),
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+    }
+    shared.clear_desk();
+}
+
+impl<D: Driver + ?Sized> Drop for Writer<D> {
     /// However the thread ends, nobody waits for it in vain.
     fn drop(&mut self) {
         self.tell();

@@ -12,7 +12,7 @@
 
 use std::fmt::{self, Debug};
 use std::ops::{Bound, Range, RangeBounds};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -29,7 +29,7 @@ use crate::config::{Config, Durability};
 use crate::disk::Disk;
 use crate::entry::LogEntry;
 use crate::error::Error;
-use crate::log::{Batch, Callback, Log, Pending};
+use crate::log::{Batch, Callback, Log, Pending, disk_of};
 use crate::segment::recover::RecoveryReport;
 
 const NODE: &[u8] = b"raft/node";
@@ -56,9 +56,26 @@ pub struct RaftLog<C: RaftTypeConfig> {
 
 struct Inner<C: RaftTypeConfig> {
     log: Log,
+    /// Locked under the log's lock, and never the other way round.
     ids: Mutex<Ids<C>>,
-    /// The first error that openraft was told of.
-    failure: OnceLock<Arc<RaftError>>,
+    failure: Arc<Failure>,
+}
+
+/// The first error that openraft was told of.
+struct Failure {
+    first: OnceLock<Arc<RaftError>>,
+    directory: PathBuf,
+}
+
+impl Failure {
+    fn of_log(&self, error: Error) -> RaftError {
+        RaftError::of_log(error, &self.directory)
+    }
+
+    fn note(&self, error: RaftError) {
+        // Later ones follow from it, mostly.
+        let _ = self.first.set(Arc::new(error));
+    }
 }
 
 /// What is known of the log without reading it.
@@ -87,6 +104,22 @@ impl<C: RaftTypeConfig> Debug for RaftLog<C> {
 }
 
 impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
+    /// Opens the log of a node in a directory, for a node whose state machine is openraft's own kind and keeps its own
+    /// snapshots; else as [`RaftLog::open_on`]. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`RaftLog::open_on`].
+    pub fn open(
+        dir: impl AsRef<Path>,
+        node_id: C::NodeId,
+        kind: &str,
+        config: Config,
+    ) -> std::result::Result<(RaftLog<C>, RecoveryReport), RaftError> {
+        let disk = disk_of(dir.as_ref(), &config).map_err(RaftError::Log)?;
+        RaftLog::open_on(disk, node_id, kind, config)
+    }
+
     /// Opens the log of a node on a disk, or makes it where there is none; the machine's kind is part of what it is. Blocks.
     ///
     /// # Errors
@@ -105,10 +138,11 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
         }
         let path = disk.path().to_path_buf();
         let (log, report) = Log::open_on(disk, config).map_err(|error| RaftError::of_log(error, &path))?;
-        let opening = Opening { log: &log, path };
+        let opening = Opening { log: &log, path: path.clone() };
         opening.check_owner(&node_id, &format!("raft/{kind}"))?;
         let ids = opening.ids::<C>()?;
-        Ok((RaftLog { inner: Arc::new(Inner { log, ids: Mutex::new(ids), failure: OnceLock::new() }) }, report))
+        let failure = Arc::new(Failure { first: OnceLock::new(), directory: path });
+        Ok((RaftLog { inner: Arc::new(Inner { log, ids: Mutex::new(ids), failure }) }, report))
     }
 }
 
@@ -121,7 +155,7 @@ impl<C: RaftTypeConfig> RaftLog<C> {
     /// The first error that openraft was told of by this log. It keeps errors as text: what kind it was, and so what to do
     /// next, is seen here.
     pub fn failure(&self) -> Option<Arc<RaftError>> {
-        self.inner.failure.get().cloned()
+        self.inner.failure.first.get().cloned()
     }
 
     /// Writes what was only kept in memory, drains and closes the log; openraft's calls fail from then on. Blocks: shut the
@@ -254,10 +288,11 @@ impl<C: RaftTypeConfig> Inner<C> {
         if batch.is_empty() {
             return;
         }
-        match self.log.try_submit(batch) {
+        // It waits for room, as the close that follows waits for the disk.
+        match self.log.submit(batch) {
             Ok(_) => self.ids().committed_in_log = committed,
             // It only spares the next open what a leader tells it anyway.
-            Err((error, _)) => tracing::debug!(%error, "the committed log id was not written at the end"),
+            Err(error) => tracing::debug!(%error, "the committed log id was not written at the end"),
         }
     }
 
@@ -282,21 +317,21 @@ impl<C: RaftTypeConfig> Inner<C> {
     where
         C: RaftTypeConfig<Entry = Entry<C>>,
     {
-        decode::<C>(entry).map_err(|source| RaftError::Undecodable { path: self.path(), what: "entry", source })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.log.path().to_path_buf()
+        decode::<C>(entry).map_err(|source| RaftError::Undecodable {
+            path: self.failure.directory.clone(),
+            what: "entry",
+            source,
+        })
     }
 
     fn of_log(&self, error: Error) -> RaftError {
-        RaftError::of_log(error, self.log.path())
+        self.failure.of_log(error)
     }
 
     /// Tells openraft of an error, and remembers the first one.
     fn fail(&self, subject: ErrorSubject<C::NodeId>, verb: ErrorVerb, error: RaftError) -> StorageError<C::NodeId> {
         let told = storage_error(subject, verb, &error);
-        let _ = self.failure.set(Arc::new(error));
+        self.failure.note(error);
         told
     }
 }
@@ -355,8 +390,9 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLogReader<C> for RaftLog<C> {
                     start += found.len() as u64;
                     self.decode_into(&mut entries, &found)?;
                 }
-                Err(Error::NotWritten { .. }) => break,
                 Err(Error::Compacted { first }) if entries.is_empty() && first > start => start = first,
+                // What was purged meanwhile is a gap, and what follows it is no part of the answer.
+                Err(Error::NotWritten { .. } | Error::Compacted { .. }) => break,
                 Err(error) => return Err(self.cannot_read(start, self.inner.of_log(error))),
             }
         }
@@ -451,8 +487,9 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLogStorage<C> for RaftLog<C> {
         let flushed = Flushed(Some(callback));
         let batch = self.inner.ids().batch_of(entries.into_iter());
         let (batch, last) = batch.map_err(|error| self.cannot_write(error))?;
-        let inner = self.inner.clone();
-        let callback = Box::new(move |result: std::result::Result<(), Error>| flushed.settle(&inner, result));
+        // Not of the log: the writer thread must not be the one to close it.
+        let failure = self.inner.failure.clone();
+        let callback = Box::new(move |result: std::result::Result<(), Error>| flushed.settle(&failure, result));
         let note = |ids: &mut Ids<C>| ids.last = last.or(ids.last.take());
         self.inner.accept(batch, Some(callback), note).await.map(drop).map_err(|error| self.cannot_write(error))
     }
@@ -490,16 +527,17 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
 
     /// Drops the entries up to and including a log id, which may be past the last one. Not waited for, as a truncation.
     async fn drop_upto(&self, log_id: LogId<C::NodeId>) -> Outcome<()> {
+        let first = self.inner.log.state().first;
         let (batch, last) = {
             let mut ids = self.inner.ids();
-            if ids.purged.as_ref() >= Some(&log_id) {
+            if ids.purged.as_ref().is_some_and(|purged| log_id.index <= purged.index) {
                 return Ok(());
             }
             let bytes = encode(&log_id, &mut ids.buffer)?;
             let batch = match &ids.last {
                 // All of the log is older than what is purged, though its indexes may be higher: entries that were never
                 // committed, under an installed snapshot.
-                Some(last) if *last < log_id => Batch::new().truncate_from(self.inner.log.state().first),
+                Some(last) if *last < log_id => Batch::new().truncate_from(first),
                 _ => Batch::new(),
             };
             let batch = batch.compact_to(log_id.index, log_id.leader_id.term).put_meta_shared(PURGED, bytes);
@@ -515,11 +553,11 @@ struct Flushed<C: RaftTypeConfig>(Option<LogFlushed<C>>);
 
 impl<C: RaftTypeConfig> Flushed<C> {
     /// Runs on the writer thread.
-    fn settle(mut self, inner: &Inner<C>, result: std::result::Result<(), Error>) {
+    fn settle(mut self, failure: &Failure, result: std::result::Result<(), Error>) {
         let Some(callback) = self.0.take() else { return };
         callback.log_io_completed(result.map_err(|error| {
             let told = io_error(&error);
-            let _ = inner.failure.set(Arc::new(inner.of_log(error)));
+            failure.note(failure.of_log(error));
             told
         }));
     }

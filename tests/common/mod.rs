@@ -1,6 +1,7 @@
 //! What the tests of the public API share: disks to run on, an executor, deadlines that only keep a test from hanging.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod gated;
 pub(crate) mod skip;
 
 use std::future::Future;

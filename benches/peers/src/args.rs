@@ -6,14 +6,17 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::engine::Contestant;
-use crate::load::Load;
-use crate::{engines, stores};
+use crate::load::{Load, Shape};
+use crate::{engines, raft, stores};
+
+/// Bytes of a value that a cluster's client writes.
+const CLUSTER_VALUE_BYTES: usize = 100;
 
 /// Compares ringwal with others where every acknowledged write has to survive power loss.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Args {
-    /// What is compared: logs, or key-value stores.
+    /// What is compared: logs, key-value stores, or the log stores of raft clusters.
     #[arg(default_value = "logs")]
     pub(crate) what: What,
     /// How often every engine gets every load; the table shows medians over the rounds.
@@ -32,6 +35,15 @@ pub(crate) struct Args {
     /// entries of 128 bytes, or set single keys to values of 128 bytes [default: the README's]
     #[arg(long, value_delimiter = ',')]
     loads: Vec<Load>,
+    /// Of `raft`: how many nodes a cluster has, with commas between the clusters.
+    #[arg(long, value_delimiter = ',', default_value = "1,3", value_parser = clap::value_parser!(u16).range(1..=9))]
+    nodes: Vec<u16>,
+    /// Of `raft`: how many clients write to a cluster, with commas between the loads.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64", value_parser = clap::value_parser!(u16).range(1..))]
+    clients: Vec<u16>,
+    /// Of `raft`: threads of the runtime that all nodes and clients share.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    workers: u16,
     /// Write all figures of all rounds to this file.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
@@ -44,6 +56,8 @@ pub(crate) enum What {
     Logs,
     /// Key-value stores: keys of 16 bytes are set.
     Kv,
+    /// Log stores under clusters of openraft: keys of 16 bytes are set through the leader.
+    Raft,
 }
 
 impl What {
@@ -52,6 +66,15 @@ impl What {
         match self {
             What::Logs => engines::BUILT_IN,
             What::Kv => stores::BUILT_IN,
+            What::Raft => raft::BUILT_IN,
+        }
+    }
+
+    /// The one that the others are compared with.
+    pub(crate) fn yardstick(self) -> &'static str {
+        match self {
+            What::Logs | What::Kv => "ringwal",
+            What::Raft => "ceiling",
         }
     }
 
@@ -60,6 +83,7 @@ impl What {
         match self {
             What::Logs => &[[1, 1, 128], [16, 1, 128], [256, 1, 128], [1, 100, 1024], [4, 1000, 128]],
             What::Kv => &[[1, 1, 100], [16, 1, 100], [1, 1000, 100], [16, 1000, 100]],
+            What::Raft => &[],
         }
     }
 }
@@ -67,11 +91,36 @@ impl What {
 impl Args {
     /// The loads, those that are usual here if none was asked for.
     pub(crate) fn loads(&self) -> Vec<Load> {
-        let of =
-            |&[producers, batch, payload_bytes]: &[usize; 3]| Load { producers, batch, payload_bytes, is_keyed: false };
+        if self.what == What::Raft {
+            return self.cluster_loads();
+        }
+        let of = |&[producers, batch, payload_bytes]: &[usize; 3]| Load {
+            producers,
+            batch,
+            payload_bytes,
+            is_keyed: false,
+            cluster: None,
+        };
         let usual = || self.what.loads().iter().map(of).collect();
         let loads = if self.loads.is_empty() { usual() } else { self.loads.clone() };
         loads.into_iter().map(|load| if self.what == What::Kv { load.keyed() } else { load }).collect()
+    }
+
+    /// Every number of clients on every cluster.
+    fn cluster_loads(&self) -> Vec<Load> {
+        let workers = self.workers.into();
+        let shapes = self.nodes.iter().map(|&nodes| Shape { nodes: nodes.into(), workers });
+        let on = |cluster| {
+            let of = move |&clients: &u16| Load {
+                producers: clients.into(),
+                batch: 1,
+                payload_bytes: CLUSTER_VALUE_BYTES,
+                is_keyed: true,
+                cluster: Some(cluster),
+            };
+            self.clients.iter().map(of)
+        };
+        shapes.flat_map(on).collect()
     }
 }
 
@@ -92,7 +141,12 @@ mod tests {
         assert_eq!(Args::parse_from(["peers"]).loads().len(), 5);
         assert!(Args::parse_from(["peers", "kv"]).loads().iter().all(|load| load.is_keyed));
         assert_eq!(Args::parse_from(["peers", "kv", "--loads=2x1x100"]).loads().len(), 1);
-        for wrong in ["--rounds=0", "--seconds=0", "--seconds=-1", "--loads=16", "--loads=0x1x128"] {
+        let clusters = Args::parse_from(["peers", "raft", "--clients=1,64"]).loads();
+        assert_eq!(clusters.len(), 4);
+        assert!(clusters.iter().all(|load| load.cluster.is_some()));
+        for wrong in
+            ["--rounds=0", "--seconds=0", "--seconds=-1", "--loads=16", "--loads=0x1x128", "--nodes=0", "--clients="]
+        {
             assert!(Args::try_parse_from(["peers", wrong]).is_err(), "{wrong}");
         }
     }

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use bytes::Bytes;
 
 use crate::load::Load;
+use crate::slice::{self, Seen, Start};
 
 /// An open log. Every method may be called from many threads at once.
 ///
@@ -18,6 +19,12 @@ pub(crate) trait Engine: Send + Sync {
 
     /// Appends several entries together.
     fn append_batch(&self, producer: usize, payloads: Vec<Bytes>) -> Result<()>;
+
+    /// Runs the load's producers until the window that `start` opens is over. They are threads, unless the engine has
+    /// another way.
+    fn produce(&self, load: &Load, start: &Start) -> Result<Seen> {
+        slice::produce_in_threads(self, load, start)
+    }
 
     /// Closes the log, opens it again as a program after a restart would, and counts the entries it finds.
     fn close_and_count(self: Box<Self>) -> Result<u64>;

@@ -11,16 +11,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-const BLOCK_BYTES: usize = 4096;
+/// What a write is made of.
+pub(crate) const BLOCK_BYTES: usize = 4096;
 const FILE_BYTES: u64 = 64 << 20;
 const FILES: u64 = 4;
 
 /// The floor's files.
 #[derive(Debug)]
 pub(crate) struct Floor {
+    bare: BareWrites,
+}
+
+/// Files that are written once around and again, with nothing that could be read back.
+#[derive(Debug)]
+pub(crate) struct BareWrites {
     files: Vec<File>,
+    blocks_per_file: u64,
     next_block: u64,
     is_direct: bool,
+    /// What is written, and a block more so that its start can be aligned.
+    room: Vec<u8>,
 }
 
 /// What was reached, of one or more turns.
@@ -33,13 +43,40 @@ pub(crate) struct Writes {
 impl Floor {
     /// Prepares the files in this directory.
     pub(crate) fn prepare(dir: &Path) -> Result<Floor> {
-        let mut floor = Floor { files: Vec::new(), next_block: 0, is_direct: true };
-        for number in 0..FILES {
-            let path = dir.join(format!("floor-{number}"));
-            let file = fill(&path).and_then(|()| floor.open(&path));
-            floor.files.push(file.with_context(|| format!("cannot prepare {}", path.display()))?);
+        Ok(Floor { bare: BareWrites::prepare(dir, FILES, FILE_BYTES)? })
+    }
+
+    /// Whether the writes go around the page cache.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.bare.is_direct
+    }
+
+    /// Writes for this long and adds what was reached to `writes`.
+    pub(crate) fn measure(&mut self, time: Duration, writes: &mut Writes) -> Result<()> {
+        let begin = Instant::now();
+        let mut now = begin;
+        while now - begin < time {
+            self.bare.write(1).context("a write of the floor failed")?;
+            let done = Instant::now();
+            writes.latencies_ns.push((done - now).as_nanos() as u64);
+            now = done;
         }
-        Ok(floor)
+        writes.time += now - begin;
+        Ok(())
+    }
+}
+
+impl BareWrites {
+    /// Prepares so many files of so many bytes in this directory.
+    pub(crate) fn prepare(dir: &Path, files: u64, file_bytes: u64) -> Result<BareWrites> {
+        let (blocks_per_file, room) = (file_bytes / BLOCK_BYTES as u64, vec![0xa5; 2 * BLOCK_BYTES]);
+        let mut bare = BareWrites { files: Vec::new(), blocks_per_file, next_block: 0, is_direct: true, room };
+        for number in 0..files {
+            let path = dir.join(format!("floor-{number}"));
+            let file = fill(&path, file_bytes).and_then(|()| bare.open(&path));
+            bare.files.push(file.with_context(|| format!("cannot prepare {}", path.display()))?);
+        }
+        Ok(bare)
     }
 
     fn open(&mut self, path: &Path) -> Result<File> {
@@ -53,43 +90,33 @@ impl Floor {
         }
     }
 
-    /// Whether the writes go around the page cache.
-    pub(crate) fn is_direct(&self) -> bool {
-        self.is_direct
-    }
-
-    /// Writes for this long and adds what was reached to `writes`.
-    pub(crate) fn measure(&mut self, time: Duration, writes: &mut Writes) -> Result<()> {
-        let room = vec![0xa5; 2 * BLOCK_BYTES];
-        let start = room.as_ptr().align_offset(BLOCK_BYTES);
-        let block = room.get(start..start + BLOCK_BYTES).context("the block cannot be aligned")?;
-        let begin = Instant::now();
-        let mut now = begin;
-        while now - begin < time {
-            let (file, offset) = self.claim()?;
-            file.write_all_at(block, offset).context("a write of the floor failed")?;
-            let done = Instant::now();
-            writes.latencies_ns.push((done - now).as_nanos() as u64);
-            now = done;
+    /// Writes so many blocks at once; they survive power loss when it returns.
+    pub(crate) fn write(&mut self, blocks: usize) -> Result<()> {
+        let bytes = blocks * BLOCK_BYTES;
+        if self.room.len() < bytes + BLOCK_BYTES {
+            self.room = vec![0xa5; bytes + BLOCK_BYTES];
         }
-        writes.time += now - begin;
-        Ok(())
+        let start = self.room.as_ptr().align_offset(BLOCK_BYTES);
+        let (number, offset) = self.claim(blocks as u64);
+        let block = self.room.get(start..start + bytes).context("the block cannot be aligned")?;
+        Ok(self.files.get(number).context("there are no files")?.write_all_at(block, offset)?)
     }
 
-    /// The next block, in the order in which a log would write.
-    fn claim(&mut self) -> Result<(&File, u64)> {
-        let blocks_per_file = FILE_BYTES / BLOCK_BYTES as u64;
-        let block = self.next_block;
-        self.next_block = (block + 1) % (blocks_per_file * FILES);
-        let file = self.files.get((block / blocks_per_file) as usize).context("the floor has no files")?;
-        Ok((file, block % blocks_per_file * BLOCK_BYTES as u64))
+    /// The next blocks, in the order in which a log would write: the number of the file, and where in it.
+    fn claim(&mut self, blocks: u64) -> (usize, u64) {
+        let left = self.blocks_per_file - self.next_block % self.blocks_per_file;
+        // They never span files.
+        let block = if blocks > left { self.next_block + left } else { self.next_block };
+        let block = block % (self.blocks_per_file * self.files.len() as u64);
+        self.next_block = block + blocks;
+        ((block / self.blocks_per_file) as usize, block % self.blocks_per_file * BLOCK_BYTES as u64)
     }
 }
 
-fn fill(path: &Path) -> Result<()> {
+fn fill(path: &Path, file_bytes: u64) -> Result<()> {
     let file = File::create_new(path)?;
     let zeros = vec![0; 1 << 20];
-    for offset in (0..FILE_BYTES).step_by(zeros.len()) {
+    for offset in (0..file_bytes).step_by(zeros.len()) {
         file.write_all_at(&zeros, offset)?;
     }
     Ok(file.sync_all()?)
@@ -114,9 +141,21 @@ mod tests {
         floor.measure(Duration::from_millis(5), &mut writes).unwrap();
         floor.measure(Duration::from_millis(5), &mut writes).unwrap();
         assert!(writes.per_s() > 0.0 && writes.time >= Duration::from_millis(10));
-        floor.next_block = FILE_BYTES / BLOCK_BYTES as u64 * FILES - 1;
-        assert_eq!(floor.claim().unwrap().1, FILE_BYTES - BLOCK_BYTES as u64);
-        assert_eq!(floor.claim().unwrap().1, 0);
-        assert_eq!(floor.next_block, 1);
+        let bare = &mut floor.bare;
+        bare.next_block = FILE_BYTES / BLOCK_BYTES as u64 * FILES - 1;
+        assert_eq!(bare.claim(1), (3, FILE_BYTES - BLOCK_BYTES as u64));
+        assert_eq!(bare.claim(1), (0, 0));
+        assert_eq!(bare.next_block, 1);
+    }
+
+    #[test]
+    fn large_writes_never_span_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut bare = BareWrites::prepare(dir.path(), 2, 1 << 20).unwrap();
+        bare.write(255).unwrap();
+        assert_eq!(bare.claim(3), (1, 0));
+        bare.next_block = 511;
+        bare.write(2).unwrap();
+        assert_eq!(bare.next_block, 2);
     }
 }

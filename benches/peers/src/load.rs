@@ -24,6 +24,17 @@ pub(crate) struct Load {
     pub(crate) payload_bytes: usize,
     /// Whether each entry is a record of a store: a key and a value.
     pub(crate) is_keyed: bool,
+    /// The cluster that the producers are the clients of, where there is one.
+    pub(crate) cluster: Option<Shape>,
+}
+
+/// How large a cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Shape {
+    /// Nodes, each with a log of its own.
+    pub(crate) nodes: usize,
+    /// Worker threads of the runtime that all nodes and all clients share.
+    pub(crate) workers: usize,
 }
 
 impl Load {
@@ -33,7 +44,7 @@ impl Load {
     }
 
     /// What this producer's entries come from. It allocates for many at once.
-    pub(crate) fn source(&self, producer: usize) -> Box<dyn FnMut() -> Bytes> {
+    pub(crate) fn source(&self, producer: usize) -> Box<dyn FnMut() -> Bytes + Send> {
         if self.is_keyed {
             let mut records = Records::new(producer, self.payload_bytes);
             return Box::new(move || records.make());
@@ -54,14 +65,20 @@ impl FromStr for Load {
             && (1..=100_000).contains(&batch)
             && (1..=1 << 20).contains(&payload_bytes)
             && batch * payload_bytes <= 32 << 20;
-        let load = Load { producers, batch, payload_bytes, is_keyed: false };
+        let load = Load { producers, batch, payload_bytes, is_keyed: false, cluster: None };
         is_in_range.then_some(load).ok_or_else(|| format!("{text}: from 1 to 4096 producers, calls of up to 32 MiB"))
     }
 }
 
 impl fmt::Display for Load {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(to, "{} producer{}, ", self.producers, if self.producers == 1 { "" } else { "s" })?;
+        let plural = |count| if count == 1 { "" } else { "s" };
+        match self.cluster {
+            Some(Shape { nodes, .. }) => {
+                write!(to, "{nodes} node{}, {} client{}, ", plural(nodes), self.producers, plural(self.producers))?;
+            }
+            None => write!(to, "{} producer{}, ", self.producers, plural(self.producers))?,
+        }
         if self.batch > 1 {
             write!(to, "batches of {} x ", self.batch)?;
         }
@@ -117,7 +134,7 @@ mod tests {
     #[test]
     fn a_load_is_three_numbers() {
         let load = "4x1000x128".parse::<Load>().unwrap();
-        assert_eq!(load, Load { producers: 4, batch: 1000, payload_bytes: 128, is_keyed: false });
+        assert_eq!(load, Load { producers: 4, batch: 1000, payload_bytes: 128, is_keyed: false, cluster: None });
         assert_eq!(load.to_string(), "4 producers, batches of 1000 x 128 B");
         assert_eq!("1x1x9".parse::<Load>().unwrap().to_string(), "1 producer, 9 B");
         assert_eq!(load.keyed().to_string(), "4 producers, batches of 1000 x 16 B + 128 B");

@@ -6,13 +6,14 @@
 //! rounds a store ([`stores::Store`]) is an engine whose entries are records of a key and a value.
 
 mod args;
+mod device;
 mod engine;
 mod engines;
 mod floor;
-mod flushes;
 mod interrupt;
 mod load;
 mod place;
+mod raft;
 mod records;
 mod report;
 mod rounds;

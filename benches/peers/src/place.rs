@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::flushes::Flushes;
+use crate::device::{Counts, Device};
 
 /// The working directory.
 #[derive(Debug)]
 pub(crate) struct Place {
     root: TempDir,
     parent: PathBuf,
-    flushes: Option<Flushes>,
+    device: Option<Device>,
 }
 
 impl Place {
@@ -23,8 +23,8 @@ impl Place {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         let root = tempfile::Builder::new().prefix("ringwal-peers-").tempdir_in(parent);
         let root = root.with_context(|| format!("cannot make a directory in {}", parent.display()))?;
-        let flushes = Flushes::under(root.path());
-        Ok(Place { root, parent: parent.to_path_buf(), flushes })
+        let device = Device::under(root.path());
+        Ok(Place { root, parent: parent.to_path_buf(), device })
     }
 
     /// The directory it was made in.
@@ -32,9 +32,9 @@ impl Place {
         &self.parent
     }
 
-    /// Flushes that the device was sent since the machine started, if anybody counts.
-    pub(crate) fn flushes(&self) -> Option<u64> {
-        self.flushes.as_ref()?.count()
+    /// What the device was sent since the machine started, if anybody counts.
+    pub(crate) fn device_counts(&self) -> Option<Counts> {
+        self.device.as_ref()?.counts()
     }
 
     /// A new, empty directory of this name.

@@ -18,12 +18,11 @@ use crate::place::Place;
 use crate::rounds::{Results, Turn};
 use crate::slice::{Reached, quantile};
 
-/// The engine that the others are compared with.
-const YARDSTICK: &str = "ringwal";
-
 /// The whole result.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
+    /// The engine that the others are compared with.
+    yardstick: &'static str,
     environment: Environment,
     engines: Vec<Described>,
     loads: Vec<Table>,
@@ -61,11 +60,12 @@ struct Row {
     engine: &'static str,
     acks_per_s: f64,
     acks_to_floor: f64,
-    acks_to_ringwal: f64,
+    acks_to_yardstick: f64,
     p50_us: f64,
     p99_us: f64,
     cpu_s_per_million_acks: f64,
     flushes_per_call: f64,
+    writes_per_call: f64,
     rounds: Vec<Reached>,
     failures: Vec<String>,
 }
@@ -93,8 +93,10 @@ impl Report {
             version: (engine.version)(),
             durability: engine.durability,
         };
-        let loads = loads.iter().zip(&results.turns).map(|(load, turns)| Table::of(*load, contestants, turns));
-        Report { environment, engines: contestants.iter().map(describe).collect(), loads: loads.collect() }
+        let yardstick = args.what.yardstick();
+        let table = |(load, turns): (&Load, &Vec<Turn>)| Table::of(*load, contestants, yardstick, turns);
+        let loads = loads.iter().zip(&results.turns).map(table);
+        Report { yardstick, environment, engines: contestants.iter().map(describe).collect(), loads: loads.collect() }
     }
 
     /// Whether every engine ran every time and kept all that it had acknowledged.
@@ -114,9 +116,9 @@ impl Report {
         }
         println!();
         for engine in &self.engines {
-            println!("{:<12} {:<38} {}", engine.name, engine.version, engine.durability);
+            println!("{:<16} {:<38} {}", engine.name, engine.version, engine.durability);
         }
-        self.loads.iter().for_each(Table::print);
+        self.loads.iter().for_each(|table| table.print(self.yardstick));
     }
 
     /// Writes everything as JSON.
@@ -127,8 +129,8 @@ impl Report {
 }
 
 impl Table {
-    fn of(load: Load, contestants: &[&Contestant], turns: &[Turn]) -> Table {
-        let yardstick = contestants.iter().position(|engine| engine.name == YARDSTICK);
+    fn of(load: Load, contestants: &[&Contestant], yardstick: &str, turns: &[Turn]) -> Table {
+        let yardstick = contestants.iter().position(|engine| engine.name == yardstick);
         let row = |(number, engine): (usize, &&Contestant)| Row::of(engine.name, number, yardstick, turns);
         let floor_p50_us = |turn: &Turn| {
             let mut latencies = turn.floor.latencies_ns.clone();
@@ -143,13 +145,16 @@ impl Table {
         }
     }
 
-    fn print(&self) {
+    fn print(&self, yardstick: &str) {
         println!("\n{}", self.load);
         println!(
             "    floor: {:.0} writes of 4 KiB/s one at a time, p50 {:.0} us",
             self.floor_writes_per_s, self.floor_p50_us
         );
-        println!("    engine             acks/s  x floor  x ringwal     p50 us     p99 us  CPU s/M acks  flushes/call");
+        println!(
+            "    engine                 acks/s  x floor  {:>9}     p50 us     p99 us  CPU s/M acks  flushes/call  writes/call",
+            format!("x {yardstick}")
+        );
         self.rows.iter().for_each(Row::print);
     }
 }
@@ -160,16 +165,18 @@ impl Row {
         let of =
             |figure: fn(&Reached) -> f64| median(turns.iter().filter_map(|turn| Some(figure(&reached(turn, number)?))));
         let to_floor = |turn: &Turn| Some(reached(turn, number)?.acks_per_s / turn.floor.per_s());
-        let to_ringwal = |turn: &Turn| Some(reached(turn, number)?.acks_per_s / reached(turn, yardstick?)?.acks_per_s);
+        let to_yardstick =
+            |turn: &Turn| Some(reached(turn, number)?.acks_per_s / reached(turn, yardstick?)?.acks_per_s);
         Row {
             engine,
             acks_per_s: of(|reached| reached.acks_per_s),
             acks_to_floor: median(turns.iter().filter_map(to_floor)),
-            acks_to_ringwal: median(turns.iter().filter_map(to_ringwal)),
+            acks_to_yardstick: median(turns.iter().filter_map(to_yardstick)),
             p50_us: of(|reached| reached.p50_us),
             p99_us: of(|reached| reached.p99_us),
             cpu_s_per_million_acks: of(|reached| reached.cpu_s_per_million_acks),
             flushes_per_call: of(|reached| reached.flushes_per_call.unwrap_or(f64::NAN)),
+            writes_per_call: of(|reached| reached.writes_per_call.unwrap_or(f64::NAN)),
             rounds: turns.iter().filter_map(|turn| reached(turn, number)).collect(),
             failures: turns.iter().filter_map(|turn| turn.outcomes.get(number)?.as_ref().err().cloned()).collect(),
         }
@@ -177,15 +184,16 @@ impl Row {
 
     fn print(&self) {
         println!(
-            "    {:<12} {:>12} {:>8} {:>10} {:>10} {:>10} {:>13} {:>13}",
+            "    {:<16} {:>12} {:>8} {:>10} {:>10} {:>10} {:>13} {:>13} {:>12}",
             self.engine,
             text(self.acks_per_s, 0),
             text(self.acks_to_floor, 2),
-            text(self.acks_to_ringwal, 2),
+            text(self.acks_to_yardstick, 2),
             text(self.p50_us, 0),
             text(self.p99_us, 0),
             text(self.cpu_s_per_million_acks, 2),
             text(self.flushes_per_call, 2),
+            text(self.writes_per_call, 2),
         );
         for failure in &self.failures {
             println!("        {} failed: {failure}", self.engine);
@@ -223,6 +231,7 @@ mod tests {
             p99_us: 2.0,
             cpu_s_per_million_acks: 3.0,
             flushes_per_call: None,
+            writes_per_call: None,
             acked: 1,
         };
         let outcome = |acks: Option<f64>| acks.map(reached).ok_or_else(|| "lost".to_owned());
@@ -234,9 +243,9 @@ mod tests {
     fn ratios_are_medians_of_the_rounds_own_and_failures_stay_out() {
         let turns = [turn([Some(100.0), Some(50.0)]), turn([Some(10.0), Some(20.0)]), turn([Some(40.0), None])];
         let row = Row::of("other", 1, Some(0), &turns);
-        assert_eq!((row.acks_per_s, row.acks_to_floor, row.acks_to_ringwal), (35.0, 3.5, 1.25));
+        assert_eq!((row.acks_per_s, row.acks_to_floor, row.acks_to_yardstick), (35.0, 3.5, 1.25));
         assert_eq!((row.rounds.len(), row.failures.as_slice()), (2, ["lost".to_owned()].as_slice()));
-        assert!(Row::of("other", 1, None, &turns).acks_to_ringwal.is_nan());
+        assert!(Row::of("other", 1, None, &turns).acks_to_yardstick.is_nan());
     }
 
     #[test]

@@ -80,8 +80,8 @@ fn run_alone(contestant: &Contestant, place: &Place, load: &Load, time: Duration
     let dir = place.make_dir(contestant.name)?;
     let outcome = slice::run(contestant, place, &dir, load, time).map_err(|error| format!("{error:#}"));
     match &outcome {
-        Ok(reached) => eprintln!("    {:<12} {:>12.0} acks/s", contestant.name, reached.acks_per_s),
-        Err(error) => eprintln!("    {:<12} {error}", contestant.name),
+        Ok(reached) => eprintln!("    {:<16} {:>12.0} acks/s", contestant.name, reached.acks_per_s),
+        Err(error) => eprintln!("    {:<16} {error}", contestant.name),
     }
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     place.settle()?;

@@ -6,7 +6,7 @@
 //! them.
 
 use std::path::Path;
-use std::sync::Barrier;
+use std::sync::{Barrier, OnceLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+use crate::device::Counts;
 use crate::engine::{Contestant, Engine};
 use crate::load::Load;
 use crate::place::Place;
@@ -34,13 +35,15 @@ pub(crate) struct Reached {
     pub(crate) cpu_s_per_million_acks: f64,
     /// Flushes that the device was sent per call, whoever sent them; `null` if nobody counts.
     pub(crate) flushes_per_call: Option<f64>,
+    /// Writes that the device was sent per call, likewise.
+    pub(crate) writes_per_call: Option<f64>,
     /// Entries acknowledged in all, each of which was found again.
     pub(crate) acked: u64,
 }
 
 /// What one producer saw.
 #[derive(Debug, Default)]
-struct Seen {
+pub(crate) struct Seen {
     acked: u64,
     counted_latencies_ns: Vec<u64>,
 }
@@ -50,13 +53,20 @@ struct Seen {
 struct Spent {
     time: Duration,
     cpu: Duration,
-    flushes: Option<u64>,
+    device: Option<Counts>,
 }
 
+/// When calls count.
 #[derive(Clone, Copy)]
-struct Window {
+pub(crate) struct Window {
     count_from: Instant,
     deadline: Instant,
+}
+
+/// The moment at which the producers begin, which whoever is ready first decides.
+pub(crate) struct Start {
+    time: Duration,
+    window: OnceLock<Window>,
 }
 
 /// Runs one slice in a directory of its own, which must be empty.
@@ -81,7 +91,8 @@ fn reached(mut seen: Seen, load: &Load, spent: Spent) -> Result<Reached> {
         p50_us: quantile(latencies, 0.5) / 1e3,
         p99_us: quantile(latencies, 0.99) / 1e3,
         cpu_s_per_million_acks: spent.cpu.as_secs_f64() * 1e6 / acks,
-        flushes_per_call: spent.flushes.map(|flushes| flushes as f64 / calls),
+        flushes_per_call: spent.device.map(|counts| counts.flushes as f64 / calls),
+        writes_per_call: spent.device.map(|counts| counts.writes as f64 / calls),
         acked: seen.acked,
     })
 }
@@ -94,30 +105,63 @@ pub(crate) fn quantile(sorted: &[u64], share: f64) -> f64 {
 
 /// Lets the producers run: what they saw, and what the counted time cost.
 fn drive(engine: &dyn Engine, place: &Place, load: &Load, time: Duration) -> Result<(Seen, Spent)> {
-    let start = Barrier::new(load.producers + 1);
-    let begin = std::sync::OnceLock::new();
+    let start = &Start { time, window: OnceLock::new() };
     std::thread::scope(|scope| {
-        let (start, begin) = (&start, &begin);
+        let producing = scope.spawn(move || {
+            let seen = engine.produce(load, start);
+            // Those who could not begin leave nobody waiting for them.
+            start.now();
+            seen
+        });
+        let spent = watch(*start.window.wait(), place);
+        let seen = producing.join().map_err(|_| anyhow!("a producer panicked"))?.context("an append failed")?;
+        Ok((seen, spent))
+    })
+}
+
+/// Runs the producers as threads.
+pub(crate) fn produce_in_threads<E: Engine + ?Sized>(engine: &E, load: &Load, start: &Start) -> Result<Seen> {
+    let are_ready = &Barrier::new(load.producers);
+    std::thread::scope(|scope| {
         let produce = |producer| {
             move || {
                 let source = load.source(producer);
-                start.wait();
-                let window = *begin.get_or_init(|| Window::starting_now(time));
-                run_producer(engine, load, producer, source, window)
+                are_ready.wait();
+                run_producer(engine, load, producer, source, start.now())
             }
         };
         let producers = (0..load.producers).map(|producer| scope.spawn(produce(producer))).collect::<Vec<_>>();
-        start.wait();
-        let window = *begin.get_or_init(|| Window::starting_now(time));
-        let spent = watch(window, place);
         let mut all = Seen::default();
         for producer in producers {
-            let seen = producer.join().map_err(|_| anyhow!("a producer panicked"))?.context("an append failed")?;
-            all.acked += seen.acked;
-            all.counted_latencies_ns.extend(seen.counted_latencies_ns);
+            all.add(producer.join().map_err(|_| anyhow!("a producer panicked"))??);
         }
-        Ok((all, spent))
+        Ok(all)
     })
+}
+
+impl Start {
+    /// The producers begin, if they have not yet.
+    pub(crate) fn now(&self) -> Window {
+        *self.window.get_or_init(|| Window::starting_now(self.time))
+    }
+}
+
+impl Seen {
+    /// A call of so many entries began at `before`, and ended; when.
+    pub(crate) fn note(&mut self, entries: usize, before: Instant, window: Window) -> Instant {
+        let now = Instant::now();
+        self.acked += entries as u64;
+        if (window.count_from..window.deadline).contains(&now) {
+            self.counted_latencies_ns.push((now - before).as_nanos() as u64);
+        }
+        now
+    }
+
+    /// Adds what another producer saw.
+    pub(crate) fn add(&mut self, other: Seen) {
+        self.acked += other.acked;
+        self.counted_latencies_ns.extend(other.counted_latencies_ns);
+    }
 }
 
 impl Window {
@@ -125,30 +169,31 @@ impl Window {
         let now = Instant::now();
         Window { count_from: now + time / RAMP_SHARE, deadline: now + time }
     }
+
+    /// Whether a call may still begin.
+    pub(crate) fn is_open_at(&self, now: Instant) -> bool {
+        now < self.deadline
+    }
 }
 
-fn run_producer(
-    engine: &dyn Engine,
+fn run_producer<E: Engine + ?Sized>(
+    engine: &E,
     load: &Load,
     producer: usize,
     mut next: impl FnMut() -> Bytes,
     window: Window,
 ) -> Result<Seen> {
     let (mut seen, mut now) = (Seen::default(), Instant::now());
-    while now < window.deadline {
+    while window.is_open_at(now) {
         let call = (0..load.batch).map(|_| next()).collect::<Vec<_>>();
         let before = Instant::now();
         append(engine, producer, call)?;
-        now = Instant::now();
-        seen.acked += load.batch as u64;
-        if (window.count_from..window.deadline).contains(&now) {
-            seen.counted_latencies_ns.push((now - before).as_nanos() as u64);
-        }
+        now = seen.note(load.batch, before, window);
     }
     Ok(seen)
 }
 
-fn append(engine: &dyn Engine, producer: usize, mut call: Vec<Bytes>) -> Result<()> {
+fn append<E: Engine + ?Sized>(engine: &E, producer: usize, mut call: Vec<Bytes>) -> Result<()> {
     match call.len() {
         1 => call.pop().map_or(Ok(()), |payload| engine.append(producer, payload)),
         _ => engine.append_batch(producer, call),
@@ -158,12 +203,12 @@ fn append(engine: &dyn Engine, producer: usize, mut call: Vec<Bytes>) -> Result<
 /// Sleeps through the window and sees what it cost.
 fn watch(window: Window, place: &Place) -> Spent {
     sleep(window.count_from.saturating_duration_since(Instant::now()));
-    let (cpu_before, flushes_before) = (cpu_time(), place.flushes());
+    let (cpu_before, counts_before) = (cpu_time(), place.device_counts());
     sleep(window.deadline.saturating_duration_since(Instant::now()));
     Spent {
         time: window.deadline - window.count_from,
         cpu: cpu_time().saturating_sub(cpu_before),
-        flushes: place.flushes().zip(flushes_before).and_then(|(after, before)| after.checked_sub(before)),
+        device: place.device_counts().zip(counts_before).and_then(|(after, before)| after.since(before)),
     }
 }
 
@@ -204,7 +249,7 @@ mod tests {
         let contestant = Contestant { name: "counter", version: String::new, durability: "none", open };
         let dir = tempfile::tempdir().unwrap();
         let place = Place::make(dir.path()).unwrap();
-        let load = Load { producers: 2, batch: 3, payload_bytes: 10, is_keyed: false };
+        let load = Load { producers: 2, batch: 3, payload_bytes: 10, is_keyed: false, cluster: None };
         run(&contestant, &place, dir.path(), &load, Duration::from_millis(100))
     }
 

@@ -30,7 +30,7 @@ use crate::machine::{JoinedKv, Types};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::processes::ready_line;
-use crate::reads::Reads;
+use crate::reads::{Reads, Resumed};
 use crate::room::Room;
 use crate::types::NodeAddr;
 use crate::writes::Writes;
@@ -62,13 +62,14 @@ pub async fn run(args: NodeArgs) -> Result<()> {
     let addr = NodeAddr::new(peer.local_addr()?.to_string(), client.local_addr()?.to_string());
 
     let peers = Peers::new(&args.dial).context("cannot set up the way to the other nodes")?;
+    let resumed = Resumed::of(args.id, &log).await?;
     let raft = Raft::new(args.id, options, peers, log.clone(), machine).await?;
     let leading = Leading::new(raft.metrics());
     let limit = Duration::from_millis(args.request_timeout_ms);
     let node = Arc::new(Node {
         id: args.id,
         writes: Writes::start(raft.clone(), leading.clone(), limit, args.plant),
-        reads: Reads::start(raft.clone(), leading.clone(), limit),
+        reads: Reads::start(raft.clone(), leading.clone(), resumed, limit),
         metrics: Metrics::new(),
         room: Room::new(args.dir.clone(), args.reserve),
         raft: raft.clone(),

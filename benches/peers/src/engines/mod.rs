@@ -39,7 +39,7 @@ mod tests {
         for engine in BUILT_IN {
             for batch in [1, 7] {
                 let dir = tempfile::tempdir().unwrap();
-                let load = Load { producers: 3, batch, payload_bytes: 100, is_keyed: false };
+                let load = Load { producers: 3, batch, payload_bytes: 100, is_keyed: false, cluster: None };
                 let log = (engine.open)(dir.path(), &load).unwrap();
                 std::thread::scope(|scope| {
                     for producer in 0..3 {

@@ -27,7 +27,8 @@ pub(crate) const DURABILITY: &str =
     "WriteOptions::sync = true: fdatasync of the log before the ack, shared by a write group";
 
 const MEMTABLE_BYTES: usize = 1 << 30;
-const WARM_UP_LOG_BYTES: usize = 192 << 20;
+/// Bytes of the logs that are filled before a run, where it may write as much.
+pub(crate) const WARM_UP_LOG_BYTES: usize = 192 << 20;
 const WARM_UP_RECORD_BYTES: usize = 1 << 20;
 const WARM_UP_KEY: &[u8] = b"warm-up";
 
@@ -53,21 +54,26 @@ fn options(is_pipelined: bool) -> Options {
 }
 
 fn open(dir: &Path, load: &Load) -> Result<Box<dyn Engine>> {
-    let (db, durable) = open_warm(dir, load)?;
+    let (db, durable) = open_warm(dir, load.batch > 1, WARM_UP_LOG_BYTES)?;
     let next_numbers = (0..load.producers).map(|_| AtomicU64::new(0)).collect();
     Ok(Box::new(RocksDb { db, dir: dir.to_path_buf(), durable, next_numbers }))
 }
 
 /// A new database whose next log is a recycled one, and what makes its writes durable.
-pub(crate) fn open_warm(dir: &Path, load: &Load) -> Result<(DB, WriteOptions)> {
-    let db = DB::open(&options(load.batch > 1), dir)?;
+pub(crate) fn open_warm(dir: &Path, is_pipelined: bool, log_bytes: usize) -> Result<(DB, WriteOptions)> {
+    let db = DB::open(&options(is_pipelined), dir)?;
     for _ in 0..2 {
-        fill_log(&db)?;
+        fill_log(&db, log_bytes)?;
     }
     db.delete(WARM_UP_KEY)?;
+    Ok((db, durable()))
+}
+
+/// What makes a write wait until it survives power loss.
+pub(crate) fn durable() -> WriteOptions {
     let mut durable = WriteOptions::default();
     durable.set_sync(true);
-    Ok((db, durable))
+    durable
 }
 
 /// The database as it was left.
@@ -75,9 +81,9 @@ pub(crate) fn open_again(dir: &Path) -> Result<DB> {
     Ok(DB::open(&options(false), dir)?)
 }
 
-fn fill_log(db: &DB) -> Result<()> {
+fn fill_log(db: &DB, bytes: usize) -> Result<()> {
     let record = vec![0; WARM_UP_RECORD_BYTES];
-    for _ in 0..WARM_UP_LOG_BYTES / WARM_UP_RECORD_BYTES {
+    for _ in 0..bytes / WARM_UP_RECORD_BYTES {
         let mut batch = WriteBatch::default();
         batch.put_log_data(&record);
         db.write(batch)?;

@@ -106,7 +106,7 @@ mod tests {
     const WRITERS: usize = 3;
 
     fn load(batch: usize) -> Load {
-        Load { producers: WRITERS, batch, payload_bytes: 100, is_keyed: true }
+        Load { producers: WRITERS, batch, payload_bytes: 100, is_keyed: true, cluster: None }
     }
 
     fn write_ten(store: &dyn Engine, writer: usize, batch: usize) {

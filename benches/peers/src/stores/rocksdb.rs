@@ -12,7 +12,7 @@ use rocksdb::{DB, IteratorMode, WriteBatch, WriteOptions};
 
 use super::{See, Store, engine};
 use crate::engine::{Contestant, Engine};
-use crate::engines::rocksdb::{DURABILITY, open_again, open_warm, version};
+use crate::engines::rocksdb::{DURABILITY, WARM_UP_LOG_BYTES, open_again, open_warm, version};
 use crate::load::Load;
 use crate::records::parts;
 
@@ -25,7 +25,7 @@ struct RocksDb {
 }
 
 fn open(dir: &Path, load: &Load) -> Result<Box<dyn Engine>> {
-    let (db, durable) = open_warm(dir, load)?;
+    let (db, durable) = open_warm(dir, load.batch > 1, WARM_UP_LOG_BYTES)?;
     Ok(engine(RocksDb { db, dir: dir.to_path_buf(), durable }))
 }
 

@@ -52,6 +52,10 @@ impl Nemesis<'_> {
         }
         self.hold(step.hold).await?;
         let began = Instant::now();
+        while step.lasts_for_a_successor() && self.cluster.leader().await.is_none() && began.elapsed() < NOTICE {
+            self.hold(LOOK).await?;
+        }
+        let began = Instant::now();
         self.cluster.restore().await?;
         self.cluster.settle().await?;
         self.report.longest_recovery_ms = self.report.longest_recovery_ms.max(began.elapsed().as_millis() as u64);

@@ -180,6 +180,17 @@ pub(crate) struct Plan {
 /// What a step takes besides what it says: an election, restarts.
 const OVERHEAD_MS: u64 = 700;
 
+/// A leader that is away for so long shall have a successor.
+const SUCCESSION_MS: u64 = 1500;
+
+impl Step {
+    /// Whether it shall last until another node leads, however long that takes.
+    pub(crate) fn lasts_for_a_successor(&self) -> bool {
+        let is_long = self.hold >= Duration::from_millis(SUCCESSION_MS);
+        is_long && self.fault == Fault::Kill(Whom::Leader) && self.then.is_none()
+    }
+}
+
 impl Plan {
     /// For a run of about this long.
     pub(crate) fn draw(seed: u64, time: Duration, kinds: &BTreeSet<Kind>) -> Plan {
@@ -239,7 +250,11 @@ fn harm(rng: &mut StdRng) -> Weather {
 
 fn step(rng: &mut StdRng, fault: Fault, is_first: bool, kinds: &BTreeSet<Kind>) -> Step {
     let hold_ms = match fault.kind() {
-        Kind::Kill => rng.random_range(50..1500),
+        // Long enough for another one to be elected, or so short that it comes back as the leader that it was.
+        _ if fault == Fault::Kill(Whom::Leader) && (is_first || rng.random_bool(0.5)) => {
+            rng.random_range(SUCCESSION_MS..2 * SUCCESSION_MS)
+        }
+        Kind::Kill => rng.random_range(50..SUCCESSION_MS),
         Kind::Pause | Kind::Cut => rng.random_range(500..2500),
         Kind::Slow => rng.random_range(500..1500),
         Kind::Full | Kind::Wipe | Kind::Member => rng.random_range(300..1000),
