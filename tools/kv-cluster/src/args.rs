@@ -116,9 +116,9 @@ pub struct UpArgs {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
     pub nodes: u64,
-    /// Where the nodes keep their directories
+    /// Where the nodes keep their directories [default: a temporary directory, gone in the end]
     #[arg(long)]
-    pub dir: PathBuf,
+    pub dir: Option<PathBuf>,
     /// Node N listens for clients at this port + N, and for the others 100 above
     #[arg(long, default_value_t = 7000, value_parser = clap::value_parser!(u16).range(1..=65_400))]
     pub base_port: u16,

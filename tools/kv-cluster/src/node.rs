@@ -5,7 +5,7 @@
 //! then openraft stops, then the log is closed, with everything it accepted on the disk.
 
 use std::future::IntoFuture;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ use crate::peers::{self, Peers};
 use crate::processes::ready_line;
 use crate::reads::{Reads, Resumed};
 use crate::room::Room;
-use crate::types::NodeAddr;
+use crate::types::{NodeAddr, NodeId};
 use crate::writes::Writes;
 
 /// How long an end that was asked for waits for requests to be finished, beyond the time that each may take.
@@ -55,49 +55,78 @@ pub async fn run(args: NodeArgs) -> Result<()> {
         eprintln!("ringwal-cluster: WARNING: a fault is built in (--plant): THIS NODE LOSES ACKNOWLEDGED WRITES");
     }
     let options = Arc::new(raft_options(&args)?);
-    let RaftStore { log, machine, .. } = open(&args).await?;
-    let state = machine.handle();
+    let store = open(&args).await?;
     let peer = listen("peers", &args.peer_addr).await?;
     let client = listen("clients", &args.client_addr).await?;
     let addr = NodeAddr::new(peer.local_addr()?.to_string(), client.local_addr()?.to_string());
+    let node = start(&args, options, store).await?;
+    let running = Running::new(node, client, peer);
+    // Who does not listen need not be told.
+    let _ = writeln!(io::stdout(), "{}", ready_line(args.id, &addr));
+    let cause = tokio::select! {
+        asked = asked_to_stop() => asked.map(|()| None)?,
+        fatal = core_stopped(running.node.raft.metrics()) => Some(fatal),
+    };
+    running.end(cause).await
+}
 
+/// Starts openraft on what the directory holds.
+async fn start(args: &NodeArgs, options: Arc<RaftOptions>, store: RaftStore<Types, JoinedKv>) -> Result<Arc<Node>> {
+    let RaftStore { log, machine, .. } = store;
+    let state = machine.handle();
     let peers = Peers::new(&args.dial).context("cannot set up the way to the other nodes")?;
-    let resumed = Resumed::of(args.id, &log).await?;
-    let raft = Raft::new(args.id, options, peers, log.clone(), machine).await?;
+    let resumed = Resumed::of(args.id, &log).await.map_err(|error| told(&error.into(), &log))?;
+    // It applies again what was committed: what the log cannot read of that is found here.
+    let raft = Raft::new(args.id, options, peers, log.clone(), machine).await;
+    let raft = raft.map_err(|error| told(&error, &log))?;
     let leading = Leading::new(raft.metrics());
     let limit = Duration::from_millis(args.request_timeout_ms);
-    let node = Arc::new(Node {
+    Ok(Arc::new(Node {
         id: args.id,
         writes: Writes::start(raft.clone(), leading.clone(), limit, args.plant),
         reads: Reads::start(raft.clone(), leading.clone(), resumed, limit),
         metrics: Metrics::new(),
         room: Room::new(args.dir.clone(), args.reserve),
-        raft: raft.clone(),
-        log: log.clone(),
+        raft,
+        log,
         state,
-        leading: leading.clone(),
+        leading,
         limit,
-    });
-    let (stop, stopped) = watch::channel(Stop::No);
-    let clients = serve(client, http::router(node), stopped.clone(), Stop::Clients);
-    let others = serve(peer, peers::router(args.id, raft.clone()), stopped, Stop::All);
-    println!("{}", ready_line(args.id, &addr));
+    }))
+}
 
-    let cause = tokio::select! {
-        asked = asked_to_stop() => asked.map(|()| None)?,
-        fatal = core_stopped(raft.metrics()) => Some(fatal),
-    };
-    let drain = limit + Duration::from_millis(DRAIN_MS);
-    stop.send_replace(Stop::Clients);
-    let _ = timeout(drain, clients).await;
-    let shut = raft.shutdown().await;
-    stop.send_replace(Stop::All);
-    let _ = timeout(Duration::from_millis(DRAIN_MS), others).await;
-    if let Some(fatal) = cause {
-        return Err(told(&fatal, &log));
+/// A node and its listeners.
+struct Running {
+    node: Arc<Node>,
+    stop: watch::Sender<Stop>,
+    clients: JoinHandle<io::Result<()>>,
+    others: JoinHandle<io::Result<()>>,
+}
+
+impl Running {
+    fn new(node: Arc<Node>, client: TcpListener, peer: TcpListener) -> Running {
+        let (stop, stopped) = watch::channel(Stop::No);
+        let clients = serve(client, http::router(node.clone()), stopped.clone(), Stop::Clients);
+        let others = serve(peer, peers::router(node.id, node.raft.clone()), stopped, Stop::All);
+        Running { node, stop, clients, others }
     }
-    shut.map_err(|error| anyhow!("the node did not stop as it should: {error}"))?;
-    close(log).await
+
+    /// Ends in order; the error of one that could not go on.
+    async fn end(self, cause: Option<Fatal<NodeId>>) -> Result<()> {
+        let Running { node, stop, clients, others } = self;
+        let drain = Duration::from_millis(DRAIN_MS);
+        stop.send_replace(Stop::Clients);
+        // What takes longer than a request may is not waited for.
+        let _ = timeout(node.limit + drain, clients).await;
+        let shut = node.raft.shutdown().await;
+        stop.send_replace(Stop::All);
+        let _ = timeout(drain, others).await;
+        if let Some(fatal) = cause {
+            return Err(told(&fatal, &node.log));
+        }
+        shut.map_err(|error| anyhow!("the node did not stop as it should: {error}"))?;
+        close(node.log.clone()).await
+    }
 }
 
 /// How far an end has come.
@@ -179,7 +208,7 @@ async fn asked_to_stop() -> Result<()> {
 }
 
 /// Ends when openraft's core does, which it does for any failure of the store.
-async fn core_stopped(mut metrics: watch::Receiver<crate::leading::Metrics>) -> Fatal<crate::types::NodeId> {
+async fn core_stopped(mut metrics: watch::Receiver<crate::leading::Metrics>) -> Fatal<NodeId> {
     match metrics.wait_for(|metrics| metrics.running_state.is_err()).await {
         Ok(metrics) => metrics.running_state.clone().err().unwrap_or(Fatal::Stopped),
         Err(_) => Fatal::Stopped,
@@ -187,7 +216,7 @@ async fn core_stopped(mut metrics: watch::Receiver<crate::leading::Metrics>) -> 
 }
 
 /// Why the node could not go on: openraft keeps errors as text, the log knows what kind its own was.
-fn told(fatal: &Fatal<crate::types::NodeId>, log: &RaftLog<Types>) -> anyhow::Error {
+fn told(fatal: &Fatal<NodeId>, log: &RaftLog<Types>) -> anyhow::Error {
     let stopped = format!("the node stopped: {fatal}");
     if let Some(failure) = log.failure() {
         return anyhow::Error::new(Shared(failure)).context(stopped);

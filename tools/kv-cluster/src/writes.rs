@@ -89,11 +89,16 @@ impl Drop for Waiting {
 impl Writes {
     /// Starts the joiner.
     pub(crate) fn start(raft: Raft<Types>, leading: Leading, limit: Duration, plant: Option<Plant>) -> Writes {
+        let (writes, queue) = Writes::new(limit);
+        tokio::spawn(Joiner { raft, leading, queue, limit, plant }.run());
+        writes
+    }
+
+    fn new(limit: Duration) -> (Writes, Queue) {
         let (queue, queued) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let joiner = Joiner { raft, leading, queued, queued_bytes: queued_bytes.clone(), held: None, limit, plant };
-        tokio::spawn(joiner.run());
-        Writes { queue, queued_bytes, limit }
+        let writes = Writes { queue, queued_bytes: queued_bytes.clone(), limit };
+        (writes, Queue { queued, queued_bytes, held: None })
     }
 
     /// Applies a command, on all nodes in the end.
@@ -142,31 +147,15 @@ fn bytes_about(command: &KvCommand) -> usize {
         }
 }
 
-/// Takes writes out of the queue and proposes them.
-struct Joiner {
-    raft: Raft<Types>,
-    leading: Leading,
+/// The queue's other end.
+struct Queue {
     queued: mpsc::Receiver<Queued>,
     queued_bytes: Arc<AtomicUsize>,
     /// One that did not fit the entry before.
     held: Option<Queued>,
-    limit: Duration,
-    plant: Option<Plant>,
 }
 
-impl Joiner {
-    async fn run(mut self) {
-        let places = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
-        // First the place, then the commands: those that come while all places are taken are joined.
-        while let Ok(place) = places.clone().acquire_owned().await {
-            let Some(first) = self.next().await else { return };
-            let joined = self.join(first);
-            if !joined.is_empty() {
-                self.propose(joined, place).await;
-            }
-        }
-    }
-
+impl Queue {
     async fn next(&mut self) -> Option<Queued> {
         match self.held.take() {
             Some(held) => Some(held),
@@ -192,6 +181,29 @@ impl Joiner {
             next = self.queued.try_recv().ok();
         }
         joined
+    }
+}
+
+/// Takes writes out of the queue and proposes them.
+struct Joiner {
+    raft: Raft<Types>,
+    leading: Leading,
+    queue: Queue,
+    limit: Duration,
+    plant: Option<Plant>,
+}
+
+impl Joiner {
+    async fn run(mut self) {
+        let places = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
+        // First the place, then the commands: those that come while all places are taken are joined.
+        while let Ok(place) = places.clone().acquire_owned().await {
+            let Some(first) = self.queue.next().await else { return };
+            let joined = self.queue.join(first);
+            if !joined.is_empty() {
+                self.propose(joined, place).await;
+            }
+        }
     }
 
     async fn propose(&self, joined: Vec<Queued>, place: OwnedSemaphorePermit) {
@@ -268,6 +280,66 @@ mod tests {
         let withdrawn = Arc::<Ticket>::default();
         drop(Waiting(withdrawn.clone()));
         assert!(!withdrawn.take());
+    }
+
+    fn set(bytes: usize) -> KvCommand {
+        KvCommand::Set { key: "k".into(), value: vec![0; bytes].into() }
+    }
+
+    #[tokio::test]
+    async fn writes_that_wait_are_joined_up_to_what_an_entry_may_hold() {
+        let (writes, mut queue) = Writes::new(Duration::from_secs(1));
+        let hand_in =
+            |count: usize, bytes: usize| (0..count).map(|_| writes.enqueue(set(bytes)).unwrap()).collect::<Vec<_>>();
+        let _waiting =
+            [hand_in(ENTRY_COMMANDS_MAX + 1, 0), hand_in(2, ENTRY_BYTES_MAX / 2), hand_in(1, 2 * ENTRY_BYTES_MAX)];
+        let mut sizes = Vec::new();
+        for _ in 0..4 {
+            let first = queue.next().await.unwrap();
+            sizes.push(queue.join(first).len());
+        }
+        // As many as may be; the next with half an entry's bytes; the other half alone, too, for what is added to each;
+        // what is too large for any entry with others.
+        assert_eq!(sizes, [ENTRY_COMMANDS_MAX, 2, 1, 1]);
+        assert_eq!(writes.queued_bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_was_given_up_is_not_proposed_and_is_told_so() {
+        let (writes, mut queue) = Writes::new(Duration::from_millis(1));
+        let refused = writes.write(set(1)).await.unwrap_err();
+        assert_eq!(refused.outcome(), Some(crate::api::Outcome::NotApplied));
+        let (_ticket, _answer) = writes.enqueue(set(2)).unwrap();
+        let first = queue.next().await.unwrap();
+        let joined = queue.join(first);
+        assert!(joined.iter().map(|queued| queued.bytes).eq([bytes_about(&set(2))]));
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_answer_does_not_come_is_unknown_once_it_was_taken() {
+        let (writes, mut queue) = Writes::new(Duration::from_millis(50));
+        let taken = async {
+            let first = queue.next().await.unwrap();
+            queue.join(first)
+        };
+        let (failed, joined) = tokio::join!(writes.write(set(1)), taken);
+        assert_eq!((failed.unwrap_err(), joined.len()), (Failure::timed_out(), 1));
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes() {
+        let (writes, _queue) = Writes::new(Duration::from_secs(1));
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match writes.enqueue(set(8 << 20)) {
+                Ok(accepted) => waiting.push(accepted),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(waiting.len(), 7);
+        assert_eq!(refused.outcome(), Some(crate::api::Outcome::NotApplied));
+        // A smaller one still fits.
+        assert!(writes.enqueue(set(1 << 20)).is_ok());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use cluster::{files, lone, noise, program, put, refused, scratch, send, started};
 use reqwest::Method;
+use ringwal_kv_cluster::api::{ErrorAnswer, Outcome};
 use ringwal_kv_cluster::local::{LocalCluster, PATIENCE};
 use ringwal_kv_cluster::processes::{Exit, NodeArgs, NodeProcess};
 
@@ -77,6 +78,23 @@ async fn a_node_whose_log_is_damaged_refuses_to_start_and_comes_back_as_a_new_me
     let leader = cluster.leader().await.unwrap();
     assert_eq!(cluster.content(4).await.unwrap(), cluster.content(leader).await.unwrap());
     assert_eq!(cluster.caught_up(4).await.unwrap().keys, 60);
+}
+
+#[tokio::test]
+async fn damage_that_is_only_met_when_entries_are_applied_again_says_what_to_do_as_well() {
+    let (_dir, mut cluster) = started(1, |args| (args.segment_size, args.snapshot_every) = (1 << 20, 1_000_000)).await;
+    let client = cluster.client().timeout(PATIENCE);
+    for key in 0..150u8 {
+        put(&client, &[key], &noise(key.into(), 20 << 10)).await;
+    }
+    cluster.stop().await.unwrap();
+    assert!(files(&cluster.node_dir(1), ".seg").len() >= 3);
+    damage(&cluster.node_dir(1));
+    let mut node = cluster.spawn(1).unwrap();
+    let exit = node.wait_exit(PATIENCE).await.unwrap();
+    let told = node.stderr();
+    assert_eq!(exit, Exit::Code(3), "{told}");
+    assert!(told.contains("is damaged") && told.contains("add the node again as a new member"), "{told}");
 }
 
 #[tokio::test]
@@ -197,6 +215,36 @@ async fn a_node_whose_disk_is_full_leaves_the_others_and_comes_back_when_there_i
     let leader = cluster.leader().await.unwrap();
     assert_eq!(cluster.content(3).await.unwrap(), cluster.content(leader).await.unwrap());
     assert!(status.keys >= 1);
+}
+
+#[tokio::test]
+async fn a_write_that_fills_the_disk_is_unknown_and_says_why() {
+    let Some(disk) = mounted::Mounted::in_memory(c"size=6m") else { return };
+    let shape = |args: &mut NodeArgs| {
+        cluster::small(args);
+        args.segment_size = 1 << 20;
+        (args.snapshot_every, args.keep_entries) = (1_000_000, 0);
+    };
+    let mut cluster = LocalCluster::start(program(), disk.at(), 1, shape).await.unwrap();
+    let addr = cluster.addr(1).unwrap().client.clone();
+    let mut written = 0u32;
+    let response = loop {
+        let response = send(Method::PUT, &addr, "/v1/kv/k", noise(written.into(), 20 << 10)).await;
+        if response.status() != 204 {
+            break response;
+        }
+        written += 1;
+        assert!(written < 5000, "the disk does not fill up");
+    };
+    assert_eq!(response.status(), 507);
+    let answer: ErrorAnswer = response.json().await.unwrap();
+    assert_eq!((answer.error.as_str(), answer.outcome), ("full", Some(Outcome::Unknown)));
+    let exit = cluster.node(1).wait_exit(PATIENCE).await.unwrap();
+    assert_eq!(exit, Exit::Code(6), "{}", cluster.node(1).stderr());
+    rustix::mount::mount_remount(disk.at(), rustix::mount::MountFlags::empty(), "size=600m").unwrap();
+    cluster.restart(1).await.unwrap();
+    let found = cluster.client().timeout(PATIENCE).get(b"k").await.unwrap().unwrap();
+    assert!([written - 1, written].map(|round| noise(round.into(), 20 << 10)).contains(&found));
 }
 
 #[tokio::test]

@@ -20,8 +20,11 @@ const LOOK: Duration = Duration::from_millis(300);
 /// A node does not start, or ends by itself.
 pub async fn up(args: &UpArgs) -> Result<()> {
     let program = std::env::current_exe().context("this program's own file is not known")?;
-    std::fs::create_dir_all(&args.dir).with_context(|| format!("cannot make {}", args.dir.display()))?;
-    let mut cluster = LocalCluster::new(&program, &args.dir, |_| {});
+    // Held until all nodes have stopped.
+    let temporary = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let dir = args.dir.as_deref().unwrap_or(temporary.path());
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let mut cluster = LocalCluster::new(&program, dir, |_| {});
     for id in 1..=args.nodes {
         let port = args.base_port + id as u16;
         let addr = NodeAddr::new(format!("127.0.0.1:{}", port + 100), format!("127.0.0.1:{port}"));
@@ -46,7 +49,7 @@ fn usage(leader: u64, client: &str) -> String {
          \x20 curl -L 'http://{client}/v1/scan?limit=10'\n\
          \x20 curl http://{client}/v1/cluster\n\
          \x20 curl http://{client}/metrics\n\
-         Ctrl-C stops all nodes; start again with the same --dir, and everything is there"
+         Ctrl-C stops all nodes; with a --dir, the next `up` finds everything there"
     )
 }
 

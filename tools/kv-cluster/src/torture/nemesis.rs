@@ -91,7 +91,7 @@ impl Nemesis<'_> {
                 self.cluster.split(&part, weather);
             }
             Fault::Full { restarts_full } => return self.fill(restarts_full).await,
-            Fault::Wipe(whom) => self.wipe(whom).await?,
+            Fault::Wipe { whom, dies_after } => self.wipe(whom, dies_after).await?,
             Fault::Member(whom) => self.member(whom).await?,
             Fault::Snapshot => self.snapshot().await,
         }
@@ -164,12 +164,19 @@ impl Nemesis<'_> {
     }
 
     /// A node leaves, loses everything, and comes back under another number: as a learner, then as a voter.
-    async fn wipe(&mut self, whom: Whom) -> Result<()> {
+    async fn wipe(&mut self, whom: Whom, dies_after: Option<Duration>) -> Result<()> {
         for at in self.cluster.who(whom).await {
             self.vote(self.cluster.ids_but(Some(at))).await?;
             self.cluster.kill(at).await?;
             self.cluster.wipe(at)?;
             self.cluster.start_all().await?;
+            if let Some(after) = dies_after {
+                self.learn(at).await?;
+                // Perhaps in the middle of the snapshot that it is sent.
+                self.hold(after).await?;
+                self.cluster.kill(at).await?;
+                self.cluster.start_all().await?;
+            }
             self.join(at).await?;
             self.report.members_replaced += 1;
         }
@@ -188,12 +195,17 @@ impl Nemesis<'_> {
     }
 
     async fn join(&mut self, at: usize) -> Result<()> {
+        self.learn(at).await?;
+        self.vote(self.cluster.ids_but(None)).await
+    }
+
+    async fn learn(&mut self, at: usize) -> Result<()> {
         let (id, addr) = (self.cluster.id(at), self.cluster.addr(at));
         let began = Instant::now();
         while let Err(error) = self.cluster.admin.add_learner(id, &addr).await {
             self.again("a learner could not be added", began, &error).await?;
         }
-        self.vote(self.cluster.ids_but(None)).await
+        Ok(())
     }
 
     /// Changes the voters, as often as it takes: a change is made once, however often it is asked for.

@@ -16,6 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// How long it takes a link that is cut to refuse a connection.
+const REFUSAL: Duration = Duration::from_millis(10);
+
 /// What happens on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weather {
@@ -106,6 +109,9 @@ async fn listen(listener: TcpListener, to: String, weather: watch::Receiver<Weat
             continue;
         };
         if *weather.borrow() == Weather::Cut {
+            // Not at once: an HTTP client's pool takes a fresh connection that is closed for bad luck, and tries again
+            // in a loop without a pause.
+            tokio::time::sleep(REFUSAL).await;
             harm.connections_cut.fetch_add(1, Ordering::Relaxed);
             continue;
         }

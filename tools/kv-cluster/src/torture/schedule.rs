@@ -75,7 +75,11 @@ pub(crate) enum Fault {
     Full {
         restarts_full: bool,
     },
-    Wipe(Whom),
+    /// And whether it is killed once more so long after it began to learn.
+    Wipe {
+        whom: Whom,
+        dies_after: Option<Duration>,
+    },
     Member(Whom),
     Snapshot,
 }
@@ -88,7 +92,7 @@ impl Fault {
             Fault::Around(_, _, Weather::Slow(_)) => Kind::Slow,
             Fault::Around(..) | Fault::Split { .. } => Kind::Cut,
             Fault::Full { .. } => Kind::Full,
-            Fault::Wipe(_) => Kind::Wipe,
+            Fault::Wipe { .. } => Kind::Wipe,
             Fault::Member(_) => Kind::Member,
             Fault::Snapshot => Kind::Snapshot,
         }
@@ -110,7 +114,10 @@ impl fmt::Display for Fault {
             }
             Fault::Full { restarts_full: true } => f.write_str("fill a disk, and restart its node on it"),
             Fault::Full { restarts_full: false } => f.write_str("fill a disk"),
-            Fault::Wipe(whom) => write!(f, "wipe {whom}, back as a new member"),
+            Fault::Wipe { whom, dies_after: None } => write!(f, "wipe {whom}, back as a new member"),
+            Fault::Wipe { whom, dies_after: Some(after) } => {
+                write!(f, "wipe {whom}, back as a new member that dies once more after {} ms", after.as_millis())
+            }
             Fault::Member(whom) => write!(f, "remove {whom} from the voters, and take it back"),
             Fault::Snapshot => f.write_str("snapshots everywhere"),
         }
@@ -235,7 +242,10 @@ fn cards(rng: &mut StdRng, kinds: &BTreeSet<Kind>, is_first: bool) -> Vec<Fault>
         Fault::Split { leader_is_alone: rng.random_bool(0.6), weather: harm(rng) },
         Fault::Around(someone(rng), Links::Both, Weather::Slow(Duration::from_millis(rng.random_range(5..80)))),
         Fault::Full { restarts_full: rng.random_bool(0.5) },
-        Fault::Wipe(if is_first { follower(rng) } else { someone(rng) }),
+        Fault::Wipe {
+            whom: if is_first { follower(rng) } else { someone(rng) },
+            dies_after: rng.random_bool(0.6).then(|| Duration::from_millis(rng.random_range(0..120))),
+        },
         Fault::Member(if is_first { follower(rng) } else { someone(rng) }),
         Fault::Snapshot,
     ];

@@ -59,3 +59,40 @@ impl Seen {
         report.snapshots_transferred = self.sent.len() as u64;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Place;
+
+    fn status(id: NodeId, term: u64, leads: bool, snapshot: Option<u64>, purged: Option<u64>) -> ClusterStatus {
+        let place = |index| Place { term: 1, index };
+        ClusterStatus {
+            id,
+            state: if leads { "leader" } else { "follower" }.into(),
+            term,
+            leader: leads.then_some(id),
+            members: BTreeMap::new(),
+            last_log_index: None,
+            applied: None,
+            snapshot: snapshot.map(place),
+            purged: purged.map(place),
+            quorum_ack_age_ms: None,
+            keys: 0,
+            io_mode: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_seen_twice_is_counted_once_and_a_snapshot_that_was_sent_is_none_that_was_made() {
+        let (mut seen, mut report) = (Seen::default(), Report::default());
+        for _ in 0..2 {
+            seen.note(&status(1, 1, true, Some(100), Some(95)));
+            seen.note(&status(2, 1, false, Some(100), Some(100)));
+            seen.note(&status(2, 1, false, None, None));
+            seen.note(&status(2, 2, true, Some(200), Some(195)));
+        }
+        seen.tell(&mut report);
+        assert_eq!((report.leader_changes, report.snapshots_made, report.snapshots_transferred), (1, 2, 1));
+    }
+}
