@@ -21,9 +21,9 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("segment", &["segment", "engine", "plant", "format", "disk", "config", "error", "entry"]),
 ];
 
-/// Where threads may be started: the log itself, the snapshots' pool, a driver's keeper, and where a disk's driver or the
-/// kernel is tried.
-const THREADS: [&str; 7] = [
+/// Where threads may be started, or a pool's asked for: the log itself, the snapshots' pool, a driver's keeper, a node's
+/// snapshots, and where a disk's driver or the kernel is tried.
+const THREADS: [&str; 8] = [
     "log/mod.rs",
     "log/open.rs",
     "log/reader.rs",
@@ -31,6 +31,7 @@ const THREADS: [&str; 7] = [
     "disk/probe.rs",
     "snapshot/pool.rs",
     "machine/driver/checkpoint.rs",
+    "raft/blocking.rs",
 ];
 
 /// The only files with `unsafe` in them.

@@ -266,28 +266,48 @@ fn every_operation_takes_the_committed_log_id_along() {
 
 #[test]
 fn a_crash_between_a_purge_and_the_log_id_that_it_purged_up_to() {
-    let disk = SimDisk::new(9);
-    let log = open(&disk);
-    append(&log, entries(1, 1..30));
-    append(&log, entries(2, 30..40));
-    let before = Seen::of(&log);
-    disk.start_recording();
-    purge(&log, id(1, 17));
-    log.log().sync().unwrap();
-    let after = Seen::of(&log);
-    assert_eq!((after.purged, after.entries.len()), (Some(id(1, 17)), 22));
     let mut found = [0, 0];
-    for point in disk.take_recording().iter().chain([&disk.crash_point()]) {
-        for image in point.images(16, 5) {
-            let seen = Seen::on(&image);
-            assert!(seen == before || seen == after, "{seen:?}");
-            found[usize::from(seen == after)] += 1;
+    for seed in 0..10 {
+        let disk = SimDisk::new(seed);
+        let log = open(&disk);
+        append(&log, entries(1, 1..10));
+        append(&log, entries(2, 10..14));
+        let before = Seen::of(&log);
+        disk.start_recording();
+        purge(&log, id(1, 7));
+        log.log().sync().unwrap();
+        let after = Seen::of(&log);
+        assert_eq!((after.purged, after.entries.len()), (Some(id(1, 7)), 6));
+        for point in disk.take_recording().iter().chain([&disk.crash_point()]) {
+            for image in point.images(8, seed) {
+                let seen = Seen::on(&image);
+                assert!(seen == before || seen == after, "{seen:?}");
+                found[usize::from(seen == after)] += 1;
+            }
         }
+        assert_eq!(Seen::on(&disk.crash_point().lose_all()), after);
     }
     assert!(found.iter().all(|&count| count > 0), "crashes fall on both sides: {found:?}");
-    for image in disk.crash_point().images(16, 5) {
-        assert_eq!(Seen::on(&image), after);
+}
+
+#[test]
+fn a_node_that_goes_in_the_middle_of_an_append_leaves_its_log_to_somebody_else() {
+    let disk = SimDisk::new(1);
+    let mut expect = Seen::default();
+    for _ in 0..60 {
+        // Whoever opens it next does not wait for anybody.
+        let log = try_open::<Types>(&disk, 1, tiny().lock_wait(std::time::Duration::ZERO)).unwrap();
+        assert_eq!(Seen::of(&log), expect);
+        expect.committed = expect.entries.last().copied();
+        block_on(log.clone().save_committed(expect.committed)).unwrap();
+        let (mut on_its_way, next) = (log.clone(), expect.entries.len() as u64 + 1);
+        let append = async move { on_its_way.blocking_append(entries(1, next..next + 1)).await };
+        let _ = poll_once(&mut Box::pin(append));
+        // Where the next segment was not ready, it had not returned.
+        expect.entries = read(&log, 0..99).iter().map(|entry| entry.log_id).collect();
+        drop(log);
     }
+    assert!(expect.entries.len() > 10, "{expect:?}");
 }
 
 #[test]

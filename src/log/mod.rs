@@ -541,12 +541,6 @@ impl Log {
         Stats { stalled, stalls, ..self.shared().meter.look() }
     }
 
-    /// The directory it lies in.
-    #[cfg(feature = "openraft")]
-    pub(crate) fn path(&self) -> &Path {
-        self.shared().disk.path()
-    }
-
     /// Which driver writes, and why.
     pub fn io_mode(&self) -> IoMode {
         self.shared().disk.io_mode()

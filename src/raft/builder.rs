@@ -12,7 +12,7 @@ use openraft::{ErrorSubject, ErrorVerb, RaftTypeConfig, Snapshot, SnapshotMeta, 
 
 use super::error::{RaftError, storage_error};
 use super::header::Applied;
-use super::machine::{Current, RaftTypes, Shared, View, blocking};
+use super::machine::{Current, RaftTypes, Shared, View};
 use super::snapshot::RaftSnapshot;
 use crate::machine::{StateImage, StateMachine};
 use crate::snapshot::{SnapshotError, SnapshotId};
@@ -41,8 +41,7 @@ impl<C: RaftTypeConfig, M: StateMachine> RaftSnapshotBuilder<C, M> {
 impl<C: RaftTypes<M>, M: StateMachine> openraft::RaftSnapshotBuilder<C> for RaftSnapshotBuilder<C, M> {
     async fn build_snapshot(&mut self) -> std::result::Result<Snapshot<C>, StorageError<C::NodeId>> {
         let view = self.view.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let shared = self.shared.clone();
-        let built = blocking(move || shared.build(view.unwrap_or_else(|| shared.view())?)).await;
+        let built = self.shared.elsewhere(|shared| shared.build(view.unwrap_or_else(|| shared.view())?)).await;
         built.map_err(|error| storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write, &error))
     }
 }

@@ -56,9 +56,26 @@ pub struct RaftLog<C: RaftTypeConfig> {
 
 struct Inner<C: RaftTypeConfig> {
     log: Log,
+    /// Locked under the log's lock, and never the other way round.
     ids: Mutex<Ids<C>>,
-    /// The first error that openraft was told of.
-    failure: OnceLock<Arc<RaftError>>,
+    failure: Arc<Failure>,
+}
+
+/// The first error that openraft was told of.
+struct Failure {
+    first: OnceLock<Arc<RaftError>>,
+    directory: PathBuf,
+}
+
+impl Failure {
+    fn of_log(&self, error: Error) -> RaftError {
+        RaftError::of_log(error, &self.directory)
+    }
+
+    fn note(&self, error: RaftError) {
+        // Later ones follow from it, mostly.
+        let _ = self.first.set(Arc::new(error));
+    }
 }
 
 /// What is known of the log without reading it.
@@ -121,10 +138,11 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
         }
         let path = disk.path().to_path_buf();
         let (log, report) = Log::open_on(disk, config).map_err(|error| RaftError::of_log(error, &path))?;
-        let opening = Opening { log: &log, path };
+        let opening = Opening { log: &log, path: path.clone() };
         opening.check_owner(&node_id, &format!("raft/{kind}"))?;
         let ids = opening.ids::<C>()?;
-        Ok((RaftLog { inner: Arc::new(Inner { log, ids: Mutex::new(ids), failure: OnceLock::new() }) }, report))
+        let failure = Arc::new(Failure { first: OnceLock::new(), directory: path });
+        Ok((RaftLog { inner: Arc::new(Inner { log, ids: Mutex::new(ids), failure }) }, report))
     }
 }
 
@@ -137,7 +155,7 @@ impl<C: RaftTypeConfig> RaftLog<C> {
     /// The first error that openraft was told of by this log. It keeps errors as text: what kind it was, and so what to do
     /// next, is seen here.
     pub fn failure(&self) -> Option<Arc<RaftError>> {
-        self.inner.failure.get().cloned()
+        self.inner.failure.first.get().cloned()
     }
 
     /// Writes what was only kept in memory, drains and closes the log; openraft's calls fail from then on. Blocks: shut the
@@ -270,10 +288,11 @@ impl<C: RaftTypeConfig> Inner<C> {
         if batch.is_empty() {
             return;
         }
-        match self.log.try_submit(batch) {
+        // It waits for room, as the close that follows waits for the disk.
+        match self.log.submit(batch) {
             Ok(_) => self.ids().committed_in_log = committed,
             // It only spares the next open what a leader tells it anyway.
-            Err((error, _)) => tracing::debug!(%error, "the committed log id was not written at the end"),
+            Err(error) => tracing::debug!(%error, "the committed log id was not written at the end"),
         }
     }
 
@@ -298,21 +317,21 @@ impl<C: RaftTypeConfig> Inner<C> {
     where
         C: RaftTypeConfig<Entry = Entry<C>>,
     {
-        decode::<C>(entry).map_err(|source| RaftError::Undecodable { path: self.path(), what: "entry", source })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.log.path().to_path_buf()
+        decode::<C>(entry).map_err(|source| RaftError::Undecodable {
+            path: self.failure.directory.clone(),
+            what: "entry",
+            source,
+        })
     }
 
     fn of_log(&self, error: Error) -> RaftError {
-        RaftError::of_log(error, self.log.path())
+        self.failure.of_log(error)
     }
 
     /// Tells openraft of an error, and remembers the first one.
     fn fail(&self, subject: ErrorSubject<C::NodeId>, verb: ErrorVerb, error: RaftError) -> StorageError<C::NodeId> {
         let told = storage_error(subject, verb, &error);
-        let _ = self.failure.set(Arc::new(error));
+        self.failure.note(error);
         told
     }
 }
@@ -467,8 +486,9 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLogStorage<C> for RaftLog<C> {
         let flushed = Flushed(Some(callback));
         let batch = self.inner.ids().batch_of(entries.into_iter());
         let (batch, last) = batch.map_err(|error| self.cannot_write(error))?;
-        let inner = self.inner.clone();
-        let callback = Box::new(move |result: std::result::Result<(), Error>| flushed.settle(&inner, result));
+        // Not of the log: the writer thread must not be the one to close it.
+        let failure = self.inner.failure.clone();
+        let callback = Box::new(move |result: std::result::Result<(), Error>| flushed.settle(&failure, result));
         let note = |ids: &mut Ids<C>| ids.last = last.or(ids.last.take());
         self.inner.accept(batch, Some(callback), note).await.map(drop).map_err(|error| self.cannot_write(error))
     }
@@ -506,6 +526,7 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
 
     /// Drops the entries up to and including a log id, which may be past the last one. Not waited for, as a truncation.
     async fn drop_upto(&self, log_id: LogId<C::NodeId>) -> Outcome<()> {
+        let first = self.inner.log.state().first;
         let (batch, last) = {
             let mut ids = self.inner.ids();
             if ids.purged.as_ref().is_some_and(|purged| log_id.index <= purged.index) {
@@ -515,7 +536,7 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
             let batch = match &ids.last {
                 // All of the log is older than what is purged, though its indexes may be higher: entries that were never
                 // committed, under an installed snapshot.
-                Some(last) if *last < log_id => Batch::new().truncate_from(self.inner.log.state().first),
+                Some(last) if *last < log_id => Batch::new().truncate_from(first),
                 _ => Batch::new(),
             };
             let batch = batch.compact_to(log_id.index, log_id.leader_id.term).put_meta_shared(PURGED, bytes);
@@ -531,11 +552,11 @@ struct Flushed<C: RaftTypeConfig>(Option<LogFlushed<C>>);
 
 impl<C: RaftTypeConfig> Flushed<C> {
     /// Runs on the writer thread.
-    fn settle(mut self, inner: &Inner<C>, result: std::result::Result<(), Error>) {
+    fn settle(mut self, failure: &Failure, result: std::result::Result<(), Error>) {
         let Some(callback) = self.0.take() else { return };
         callback.log_io_completed(result.map_err(|error| {
             let told = io_error(&error);
-            let _ = inner.failure.set(Arc::new(inner.of_log(error)));
+            failure.note(failure.of_log(error));
             told
         }));
     }

@@ -19,15 +19,15 @@ use openraft::{
     Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, OptionalSend, RaftTypeConfig, Snapshot, SnapshotMeta,
     StorageError, StoredMembership,
 };
-use tokio::runtime::Handle;
 
+use super::blocking::blocking;
 use super::builder::RaftSnapshotBuilder;
 use super::error::{RaftError, storage_error};
 use super::header::Applied;
 use super::snapshot::{Body, RaftSnapshot, bring_in};
 use crate::machine::StateMachine;
 use crate::machine::handling::{self, Results, Trouble, apply_all, looking_twice, message_of};
-use crate::snapshot::{FileSnapshots, SnapshotId};
+use crate::snapshot::{FileSnapshots, SnapshotError, SnapshotId};
 
 /// What a machine answers to an entry: make it the response type `R` of the node's type configuration, or give that a
 /// `From` of it.
@@ -182,17 +182,6 @@ impl<C: RaftTypeConfig, M: StateMachine> RaftMachine<C, M> {
     }
 }
 
-/// Does work that waits for the disk where that may be: on tokio's pool, if there is a runtime.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match Handle::try_current() {
-        Ok(runtime) => match runtime.spawn_blocking(work).await {
-            Ok(value) => value,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        },
-        Err(_) => work(),
-    }
-}
-
 impl<C: RaftTypes<M>, M: StateMachine> RaftStateMachine<C> for RaftMachine<C, M> {
     type SnapshotBuilder = RaftSnapshotBuilder<C, M>;
 
@@ -226,19 +215,28 @@ impl<C: RaftTypes<M>, M: StateMachine> RaftStateMachine<C> for RaftMachine<C, M>
         let subject = || ErrorSubject::Snapshot(Some(meta.signature()));
         let body = snapshot.into_body().await;
         let body = body.map_err(|error| StorageError::from_io_error(subject(), ErrorVerb::Read, error))?;
-        let (shared, wanted) = (self.shared.clone(), meta.clone());
-        let installed = blocking(move || shared.install(body, &wanted)).await;
+        let wanted = meta.clone();
+        let installed = self.shared.elsewhere(move |shared| shared.install(body, &wanted)).await;
         installed.map_err(|error| storage_error(subject(), ErrorVerb::Write, &error))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<C>>, C> {
-        let shared = self.shared.clone();
-        let opened = blocking(move || shared.open_current()).await;
+        let opened = self.shared.elsewhere(|shared| shared.open_current()).await;
         opened.map_err(|error| storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Read, &error))
     }
 }
 
 impl<C: RaftTypeConfig, M: StateMachine> Shared<C, M> {
+    /// Does work that waits for the disk, away from the executor.
+    pub(super) async fn elsewhere<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> std::result::Result<T, RaftError> + Send + 'static,
+    ) -> std::result::Result<T, RaftError> {
+        let shared = self.clone();
+        let done = blocking(move || work(&shared)).await;
+        done.map_err(SnapshotError::io("work on the snapshots in", self.snapshots.directory()))?
+    }
+
     fn applied(&self) -> MutexGuard<'_, Applied<C>> {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }

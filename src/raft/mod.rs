@@ -160,6 +160,7 @@
 //!
 //! [openraft]: https://docs.rs/openraft/0.9
 
+mod blocking;
 mod builder;
 mod codec;
 mod error;

@@ -18,6 +18,7 @@
 //! [`shutdown`]: tokio::io::AsyncWriteExt::shutdown
 
 use std::fmt;
+use std::future::Future;
 use std::io::{self, SeekFrom};
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -25,9 +26,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
+use super::blocking::{Work, blocking};
 use crate::disk::{Access, DiskFile};
 use crate::format::snapshot::{HEADER_BYTES, SnapshotDefect, SnapshotHeader};
 use crate::snapshot::{FileSnapshots, SnapshotError, SnapshotId, SnapshotImporter};
@@ -43,7 +43,7 @@ const READ_BYTES: usize = 256 << 10;
 pub struct RaftSnapshot {
     /// `None` while it is worked on elsewhere.
     body: Option<Body>,
-    work: Option<JoinHandle<Body>>,
+    work: Option<Work<Body>>,
 }
 
 /// What it is.
@@ -95,7 +95,7 @@ impl RaftSnapshot {
         if let Some(work) = &mut self.work {
             let body = ready!(Pin::new(work).poll(context));
             self.work = None;
-            self.body = Some(body.map_err(io::Error::other)?);
+            self.body = Some(body?);
         }
         Poll::Ready(self.body.as_mut().ok_or_else(lost))
     }
@@ -103,18 +103,10 @@ impl RaftSnapshot {
     /// Has something done that waits for the disk.
     fn start(&mut self, work: impl FnOnce(&mut Body) + Send + 'static) {
         let Some(mut body) = self.body.take() else { return };
-        match Handle::try_current() {
-            Ok(runtime) => {
-                self.work = Some(runtime.spawn_blocking(move || {
-                    work(&mut body);
-                    body
-                }));
-            }
-            Err(_) => {
-                work(&mut body);
-                self.body = Some(body);
-            }
-        }
+        self.work = Some(blocking(move || {
+            work(&mut body);
+            body
+        }));
     }
 }
 

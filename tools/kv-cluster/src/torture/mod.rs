@@ -1,0 +1,390 @@
+//! `ringwal-cluster torture`: a cluster of real processes is killed, paused, cut, filled up and wiped while clients use
+//! it, and everything that the clients were told is checked.
+//!
+//! - `schedule`: what is done, drawn from a seed; `nemesis` does it to the `cluster` through `proxy` (its links) and
+//!   `disk` (one that can be filled)
+//! - `clients` use it, `ledger` and `history` keep what they did, `checker` says whether that can be explained, `finale`
+//!   reads everything back in the end
+//! - `watcher` and `report`: what was met
+//!
+//! What is checked: the history of each key is linearizable, including the reads of all keys in the end, so that no
+//! acknowledged write is lost; all nodes have the same state in the end; no node ends by itself but for a full disk; the
+//! cluster serves again after each step. Not checked: that the entries of one scan come from one moment.
+
+mod checker;
+mod clients;
+mod cluster;
+mod disk;
+mod finale;
+mod history;
+mod ledger;
+mod nemesis;
+mod proxy;
+mod report;
+mod schedule;
+mod watcher;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use self::cluster::{Cluster, Settings};
+use self::history::Key;
+use self::ledger::Ledger;
+use self::nemesis::Nemesis;
+use self::report::{Counts, Report};
+pub use self::schedule::Kind;
+use self::schedule::Plan;
+
+/// What `torture` takes.
+#[derive(Args, Clone, Debug)]
+pub struct TortureArgs {
+    /// About how long: a run does everything at least once, however short it is to be
+    #[arg(long, default_value_t = 60)]
+    pub seconds: u64,
+    /// Replays a plan, up to the timing of the operating system [default: one that nobody has tried]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(3..=7))]
+    pub nodes: u64,
+    /// How many clients
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub clients: u64,
+    /// A directory that is not there yet, for the nodes; it is removed again, unless something is found [default: a
+    /// temporary one]
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Write what was met to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// What is to be done to the cluster
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Kind::value_variants().to_vec())]
+    pub faults: Vec<Kind>,
+    /// A fault that is built in on purpose, and has to be found
+    #[arg(long, value_enum)]
+    pub plant: Option<Plant>,
+}
+
+/// A fault that the torture has to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Plant {
+    /// Nodes acknowledge writes when they are proposed, before any node has them
+    AckBeforeCommit,
+    /// Reads are answered by any node, from what it has
+    StaleReads,
+}
+
+/// The error of a promise that was seen broken.
+#[derive(Clone, Debug)]
+pub struct Broken(pub String);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// The error of a run that was asked to stop.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// What is found and counted while the run goes on.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    counts: Arc<Counts>,
+    checked: Mutex<Checked>,
+}
+
+#[derive(Debug, Default)]
+struct Checked {
+    keys: BTreeSet<Key>,
+    operations: u64,
+    longest: Duration,
+    broken: Option<Broken>,
+}
+
+impl Findings {
+    /// An error as soon as something was found.
+    pub(crate) fn check(&self) -> Result<()> {
+        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.broken.clone().map_or(Ok(()), |broken| Err(broken.into()))
+    }
+
+    /// Checks the history of a key as it is now.
+    fn check_key(&self, key: Key, ledger: &Ledger) {
+        let operations = ledger.operations(key);
+        let began = Instant::now();
+        let is_fine = checker::is_linearizable(&operations);
+        let took = began.elapsed();
+        let broken = (!is_fine).then(|| Broken(wrong(key, &operations)));
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.keys.insert(key);
+        checked.operations += operations.len() as u64;
+        checked.longest = checked.longest.max(took);
+        checked.broken = checked.broken.take().or(broken);
+    }
+
+    fn tell(&self, report: &mut Report) {
+        report.add(&self.counts);
+        let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        report.keys_checked = checked.keys.len() as u64;
+        report.operations_checked = checked.operations;
+        report.longest_check_ms = checked.longest.as_millis() as u64;
+    }
+}
+
+/// What is wrong with a key, and what led to it.
+fn wrong(key: Key, operations: &[history::Operation]) -> String {
+    const SHOWN: usize = 20;
+    let Some(wrong) = checker::first_wrong(operations) else { return format!("{key} is not linearizable") };
+    let until_ns = wrong.end.map_or(u64::MAX, |(end_ns, _)| end_ns);
+    let mut before: Vec<_> = operations.iter().filter(|operation| operation.start_ns <= until_ns).collect();
+    before.sort_by_key(|operation| operation.end.map_or(operation.start_ns, |(end_ns, _)| end_ns));
+    let shown = before[before.len().saturating_sub(SHOWN)..].iter().map(|operation| format!("\n  {operation}"));
+    format!("{key} is not linearizable: nothing explains\n  {wrong}\nafter{}", shown.collect::<String>())
+}
+
+/// Checks keys that nobody works on any more, as they come.
+fn check_settled(findings: Arc<Findings>, ledger: &Arc<Ledger>, mut settled: UnboundedReceiver<Key>) {
+    // The ledger holds the other end: this must not hold the ledger, or neither would ever end.
+    let ledger = Arc::downgrade(ledger);
+    tokio::task::spawn_blocking(move || {
+        while let Some((key, ledger)) = settled.blocking_recv().zip(ledger.upgrade()) {
+            findings.check_key(key, &ledger);
+        }
+    });
+}
+
+/// Runs it, and shows what was met.
+///
+/// # Errors
+///
+/// [`Broken`] where a promise was seen broken, or where the run did not meet what it set out to; [`Interrupted`];
+/// anything that keeps the run from being made.
+pub async fn run(args: &TortureArgs) -> Result<()> {
+    let seed =
+        args.seed.map_or_else(getrandom::u64, Ok).map_err(|error| anyhow::anyhow!("no seed can be had: {error}"))?;
+    let json = args
+        .json
+        .as_ref()
+        .map(|path| File::create(path).with_context(|| format!("{} cannot be written", path.display())));
+    let mut json = json.transpose()?;
+    let kinds: BTreeSet<Kind> = args.faults.iter().copied().collect();
+    let plan = Plan::draw(seed, Duration::from_secs(args.seconds), &kinds);
+    eprintln!("seed {seed}, {} steps:", plan.steps.len());
+    plan.steps.iter().enumerate().for_each(|(number, step)| eprintln!("  {number}: {step}"));
+    let dir = Directory::make(args.dir.as_deref())?;
+    let (nodes, clients) = (args.nodes as usize, args.clients as usize);
+    let mut run = Run {
+        seed,
+        args,
+        plan,
+        dir: dir.path.clone(),
+        findings: Arc::default(),
+        ledger: None,
+        cluster: None,
+        report: Report { seed, nodes, clients, ..Report::default() },
+    };
+    let began = Instant::now();
+    let outcome = tokio::select! {
+        outcome = run.all(&kinds) => outcome,
+        interrupted = interrupted() => Err(interrupted),
+    };
+    run.report.seconds = began.elapsed().as_secs_f64();
+    run.report.outcome = match &outcome {
+        Ok(()) => "ok".into(),
+        Err(error) => error.to_string().lines().next().unwrap_or_default().to_owned(),
+    };
+    let outcome = run.end(outcome, dir).await;
+    println!("{}", run.report.table());
+    if let Some(json) = &mut json {
+        serde_json::to_writer_pretty(&mut *json, &run.report)?;
+        json.write_all(b"\n")?;
+    }
+    outcome
+}
+
+/// Ends when somebody asks the run to stop.
+async fn interrupted() -> anyhow::Error {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (mut interrupt, mut terminate) = match (interrupt, terminate) {
+        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+        (Err(error), _) | (_, Err(error)) => return error.into(),
+    };
+    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    Interrupted.into()
+}
+
+/// The directory of a run: it goes with the run, unless it is kept.
+struct Directory {
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Directory {
+    fn make(asked: Option<&Path>) -> Result<Directory> {
+        let path = match asked {
+            Some(path) => {
+                fs::create_dir(path).with_context(|| format!("{} cannot be made", path.display()))?;
+                path.canonicalize()?
+            }
+            None => tempfile::Builder::new().prefix("ringwal-torture-").tempdir()?.keep(),
+        };
+        Ok(Directory { path, is_kept: false })
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if !self.is_kept
+            && let Err(error) = fs::remove_dir_all(&self.path)
+        {
+            eprintln!("{} is left behind: {error}", self.path.display());
+        }
+    }
+}
+
+/// One run.
+struct Run<'a> {
+    seed: u64,
+    args: &'a TortureArgs,
+    plan: Plan,
+    dir: PathBuf,
+    findings: Arc<Findings>,
+    ledger: Option<Arc<Ledger>>,
+    cluster: Option<Cluster>,
+    report: Report,
+}
+
+impl Run<'_> {
+    async fn all(&mut self, kinds: &BTreeSet<Kind>) -> Result<()> {
+        self.start(kinds).await?;
+        let (cluster, ledger) = (self.cluster.as_mut(), self.ledger.clone());
+        let (cluster, ledger) = cluster.zip(ledger).context("it was just started")?;
+        let (stop, stopped) = watch::channel(false);
+        let shared = clients::Shared {
+            ledger: ledger.clone(),
+            counts: self.findings.counts.clone(),
+            addrs: cluster.clients(),
+            reads_locally: self.args.plant == Some(Plant::StaleReads),
+            only_sets: self.args.plant == Some(Plant::AckBeforeCommit),
+        };
+        let start = |number: u64| clients::start(number as u32, self.seed, shared.clone(), stopped.clone());
+        let clients: Vec<JoinHandle<()>> = (0..self.args.clients).map(start).collect();
+        let watcher = tokio::spawn(watcher::watch(cluster.clients(), stopped.clone()));
+        let began = Instant::now();
+        let mut nemesis = Nemesis { cluster, report: &mut self.report, findings: &self.findings, began };
+        nemesis.play(&self.plan, Duration::from_secs(self.args.seconds)).await?;
+        stop.send_replace(true);
+        for client in clients {
+            client.await?;
+        }
+        watcher.await?.tell(&mut self.report);
+        self.finish(&ledger, kinds).await
+    }
+
+    async fn start(&mut self, kinds: &BTreeSet<Kind>) -> Result<()> {
+        let plant = self.args.plant.filter(|plant| *plant == Plant::AckBeforeCommit);
+        let settings = Settings {
+            nodes: self.args.nodes as usize,
+            dir: self.dir.clone(),
+            plant: plant.map(|_| crate::args::Plant::AckBeforeCommit),
+            has_small_disk: kinds.contains(&Kind::Full),
+            wipes: self.plan.wipes(),
+        };
+        let cluster = self.cluster.insert(Cluster::start(settings).await?);
+        cluster.settle().await?;
+        let (tell, settled) = unbounded_channel();
+        let ledger = self.ledger.insert(Arc::new(Ledger::new(tell)));
+        check_settled(self.findings.clone(), ledger, settled);
+        Ok(())
+    }
+
+    /// Everything that is only known when nothing happens any more.
+    async fn finish(&mut self, ledger: &Arc<Ledger>, kinds: &BTreeSet<Kind>) -> Result<()> {
+        let cluster = self.cluster.as_mut().context("it is there until the end")?;
+        finale::read_back(cluster, ledger, &mut self.report).await?;
+        finale::compare(cluster, &mut self.report).await?;
+        cluster.stop().await?;
+        let (findings, ledger) = (self.findings.clone(), ledger.clone());
+        tokio::task::spawn_blocking(move || {
+            let keys = ledger.all();
+            keys.into_iter()
+                .take_while(|key| {
+                    findings.check_key(*key, &ledger);
+                    findings.check().is_ok()
+                })
+                .count()
+        })
+        .await?;
+        self.findings.check()?;
+        self.gather();
+        let missing = self.report.missing(kinds);
+        anyhow::ensure!(missing.is_empty(), Broken(format!("the run met no {}", missing.join(", no "))));
+        Ok(())
+    }
+
+    /// What others have counted.
+    fn gather(&mut self) {
+        let Some(cluster) = &self.cluster else { return };
+        let of = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        self.report.connections_cut = of(&cluster.harm.connections_cut);
+        self.report.pieces_held = of(&cluster.harm.pieces_held);
+        self.report.pieces_swallowed = of(&cluster.harm.pieces_swallowed);
+        self.report.pieces_slowed = of(&cluster.harm.pieces_slowed);
+        self.report.restarts = cluster.restarts - cluster.len() as u64;
+        self.report.full_disk_refusals = cluster.full_exits;
+        self.findings.tell(&mut self.report);
+    }
+
+    /// Ends all processes, and keeps what is needed to see what went wrong.
+    async fn end(&mut self, outcome: Result<()>, mut dir: Directory) -> Result<()> {
+        self.gather();
+        let was_interrupted = outcome.as_ref().is_err_and(|error| error.is::<Interrupted>());
+        let has_failed = outcome.is_err() && !was_interrupted;
+        if let Some(mut cluster) = self.cluster.take() {
+            cluster.kill_all().await;
+            if has_failed {
+                cluster.keep_disk();
+            }
+        }
+        if !has_failed {
+            return outcome;
+        }
+        dir.is_kept = true;
+        let history = self.write_history();
+        let kept = format!("seed {}; history, logs and directories are kept in {}", self.seed, self.dir.display());
+        history.and(outcome).with_context(|| kept)
+    }
+
+    fn write_history(&self) -> Result<()> {
+        let Some(ledger) = &self.ledger else { return Ok(()) };
+        let mut out = BufWriter::new(File::create(self.dir.join("history.jsonl"))?);
+        for key in ledger.all() {
+            history::write(&mut out, key, &ledger.operations(key))?;
+        }
+        Ok(out.flush()?)
+    }
+}
