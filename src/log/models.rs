@@ -278,13 +278,19 @@ fn a_batch_that_does_not_wake_the_writer_would_be_found() {
 #[test]
 #[should_panic(expected = "in the order of their calls")]
 fn a_late_callback_that_runs_too_early_would_be_found() {
-    find(Mistake::LateCallbackFirst, many_callbacks);
+    find(Mistake::LateCallbackFirst, || many_callbacks(config()));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_caller_who_leaves_the_desk_without_a_last_look_would_be_found() {
+    find(Mistake::SleepWithoutLook, || everyone_is_told(config().write_in_place(true)));
 }
 
 /// Very many sleep on one frame, so that they are told after the next one is handed over; and callbacks of empty batches
 /// come in between.
-fn many_callbacks() {
-    let (log, _) = open(config());
+fn many_callbacks(config: Config) {
+    let (log, _) = open(config);
     let heard = Heard::default();
     let sleepers: Vec<_> =
         (0..3).map(|_| log.clone()).map(|log| spawn(move || log.append("sleeps").unwrap())).collect();
@@ -300,7 +306,12 @@ fn many_callbacks() {
 
 #[test]
 fn callbacks_run_in_order_where_many_wait() {
-    check(many_callbacks);
+    check(|| many_callbacks(config()));
+}
+
+#[test]
+fn callbacks_run_in_order_where_callers_write() {
+    check(|| many_callbacks(config().write_in_place(true)));
 }
 
 /// Threads ask for syncs while others append, in a durability where only a sync makes anything durable.
@@ -332,8 +343,8 @@ fn a_sync_that_does_not_wake_the_writer_would_be_found() {
 }
 
 /// A write fails under callers that wait in all ways, some of them for room.
-fn poisoned(nth: u64) {
-    let (log, sim) = open(config().queue_bytes_max(600));
+fn poisoned(config: Config, nth: u64) {
+    let (log, sim) = open(config.queue_bytes_max(600));
     sim.fail(FaultRule::io_error(OpKind::Write, nth).on(&crate::format::names::segment(1)));
     let heard = Heard::default();
     let (one, two, theirs) = (log.clone(), log.clone(), heard.clone());
@@ -353,13 +364,18 @@ fn poisoned(nth: u64) {
 
 #[test]
 fn everyone_who_waits_when_a_write_fails_is_told() {
-    check(|| poisoned(thread_rng().gen_range(1..5)));
+    check(|| poisoned(config(), thread_rng().gen_range(1..5)));
+}
+
+#[test]
+fn everyone_who_waits_when_a_callers_write_fails_is_told() {
+    check(|| poisoned(config().write_in_place(true), thread_rng().gen_range(1..5)));
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn poison_that_does_not_tell_those_who_wait_for_room_would_be_found() {
-    find(Mistake::PoisonWithoutNotice, || poisoned(1));
+    find(Mistake::PoisonWithoutNotice, || poisoned(config(), 1));
 }
 
 /// Callers wait for room as threads and tasks, some give up, and everything that was accepted is acknowledged.

@@ -56,7 +56,8 @@ impl Default for RaftConfig {
 
 impl RaftConfig {
     /// Settings of the log. Its durability must be the default, [`Durability::Sync`](crate::Durability::Sync): what a node
-    /// acknowledges, the cluster relies on.
+    /// acknowledges, the cluster relies on. [`Config::write_in_place`] is for nodes that have a thread to spare for the disk:
+    /// see [the module](super), "How fast".
     #[must_use]
     pub fn log(mut self, log: Config) -> RaftConfig {
         self.log = log;

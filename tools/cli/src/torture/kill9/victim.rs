@@ -80,8 +80,11 @@ pub(crate) fn config(seed: u64, round: u32) -> Config {
         1 => Durability::Interval(Duration::from_millis(one_of(&[1, 5, 50]))),
         _ => Durability::None,
     };
+    let linger = Duration::from_micros(one_of(&[0, 0, 0, 200]));
+    let may_write_in_place = durability == Durability::Sync && linger.is_zero();
     Config::default()
         .segment_bytes(SEGMENT_BYTES)
+        .write_in_place(may_write_in_place && one_of(&[0, 1]) == 1)
         .io(if round.is_multiple_of(2) { IoChoice::Auto } else { IoChoice::Syscall })
         .durability(durability)
         .block_bytes([None, Some(8192)][one_of(&[0, 0, 0, 1]) as usize])
@@ -90,7 +93,7 @@ pub(crate) fn config(seed: u64, round: u32) -> Config {
         .queue_bytes_max(one_of(&[64 << 10, 256 << 10]))
         .tail_cache_bytes(one_of(&[0, 64 << 10]))
         .spare_segments(one_of(&[1, 1, 2]) as usize)
-        .linger(Duration::from_micros(one_of(&[0, 0, 0, 200])))
+        .linger(linger)
         .wait([Wait::Park, Wait::Spin(Duration::from_micros(20))][one_of(&[0, 0, 1]) as usize])
         .idle_mark_after(Duration::from_millis(one_of(&[1, 5, 1000])))
         .lock_wait(Duration::from_secs(60))
@@ -192,14 +195,15 @@ mod tests {
 
     #[test]
     fn rounds_meet_every_durability_with_both_drivers_and_are_valid() {
-        let mut met = std::collections::BTreeSet::new();
+        let (mut met, mut in_place) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
         for round in 0..60 {
             let config = config(3, round);
             config.validate().unwrap();
             let text = format!("{config:?}");
             let of = |name: &str| text.split(&format!(" {name}: ")).nth(1).unwrap()[..4].to_owned();
             met.insert((of("durability"), of("io")));
+            in_place.insert(of("write_in_place"));
         }
-        assert_eq!(met.len(), 6, "{met:?}");
+        assert_eq!((met.len(), in_place.len()), (6, 2), "{met:?}, {in_place:?}");
     }
 }
