@@ -12,7 +12,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 
 use common::gated::{Gate, GatedDisk, Held};
 use common::{FOR_EVER, block_on, eventually, poll_once, scratch, small, tiny};
@@ -482,6 +484,44 @@ fn a_read_of_a_range_that_is_partly_gone_or_not_there_yet() {
 }
 
 #[test]
+fn readers_beside_a_writer_that_see_a_hole_or_an_entry_of_an_older_leader_after_a_newer_one() {
+    let disk = SimDisk::new(1);
+    let log = try_open::<Types>(&disk, 1, tiny().tail_cache_bytes(2000)).unwrap();
+    append(&log, entries(1, 1..10));
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..3)
+        .map(|_| {
+            let (log, done) = (log.clone(), done.clone());
+            thread::spawn(move || {
+                let mut reads = 0;
+                while !done.load(Ordering::Relaxed) || reads < 20 {
+                    let found = read(&log, 0..u64::MAX);
+                    for pair in found.windows(2) {
+                        let (a, b) = (pair[0].log_id, pair[1].log_id);
+                        assert!(a.index + 1 == b.index && a.leader_id <= b.leader_id, "{a} and then {b}");
+                    }
+                    let LogId { index, .. } = found[0].log_id;
+                    let some = block_on(log.clone().limited_get_log_entries(index, index + 5)).unwrap();
+                    assert!(some.first().is_none_or(|first| first.log_id.index == index));
+                    reads += 1;
+                }
+            })
+        })
+        .collect();
+    for term in 2..120 {
+        let LogId { index: last, .. } = state(&log).1.unwrap();
+        truncate(&log, id(term - 1, last - 2));
+        append(&log, entries(term, last - 2..last + 4));
+        if let Some(upto) = last.checked_sub(40) {
+            let LogId { leader_id, .. } = block_on(log.clone().get_log_id(upto)).unwrap();
+            purge(&log, LogId { leader_id, index: upto });
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+}
+
+#[test]
 fn a_message_to_another_node_as_large_as_everything_it_lacks() {
     let long = |index| Entry::<Types> { log_id: id(1, index), payload: EntryPayload::Normal("x".repeat(300 << 10)) };
     for cached in [64 << 20, 0] {
@@ -583,7 +623,7 @@ fn a_write_that_fails_is_told_as_anything_else_than_what_it_was() {
 mod counted {
     //! A runtime that counts how often a callback was run, and how often it was dropped instead.
 
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
     use openraft::async_runtime::AsyncOneshotSendExt;

@@ -390,8 +390,9 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLogReader<C> for RaftLog<C> {
                     start += found.len() as u64;
                     self.decode_into(&mut entries, &found)?;
                 }
-                Err(Error::NotWritten { .. }) => break,
                 Err(Error::Compacted { first }) if entries.is_empty() && first > start => start = first,
+                // What was purged meanwhile is a gap, and what follows it is no part of the answer.
+                Err(Error::NotWritten { .. } | Error::Compacted { .. }) => break,
                 Err(error) => return Err(self.cannot_read(start, self.inner.of_log(error))),
             }
         }
