@@ -23,7 +23,7 @@ use openraft::{
 };
 use ringwal::machine::{KvCommand, KvStateMachine};
 use ringwal::raft::{RaftConfig, RaftSnapshot};
-use ringwal::sim::{CrashTest, Life, Rng, SimDisk};
+use ringwal::sim::{CrashTest, FaultRates, Life, Rng, SimDisk};
 use ringwal::{Config, StateMachine};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
@@ -37,8 +37,8 @@ const LOSER: u64 = 3;
 fn committed(index: u64) -> Entry<Kv> {
     let payload = match index {
         0 => EntryPayload::Membership(members(2)),
-        _ if index % 11 == 0 => EntryPayload::Membership(members(1 + index % 4)),
-        _ if index % 7 == 0 => EntryPayload::Blank,
+        _ if index.is_multiple_of(11) => EntryPayload::Membership(members(1 + index % 4)),
+        _ if index.is_multiple_of(7) => EntryPayload::Blank,
         _ => EntryPayload::Normal(command(index)),
     };
     Entry { log_id: id(index), payload }
@@ -297,6 +297,8 @@ fn check(disk: &SimDisk, told: &[Told]) -> Result<Found, Failure> {
         snapshot,
     };
     check_told(told, &found)?;
+    let left_over = disk.file_names().into_iter().find(|name| name.starts_with("snapshot_") && !name.ends_with(".zst"));
+    ensure(left_over.is_none(), || format!("{left_over:?} was left over"))?;
     let machine = store.machine.handle().read(content);
     let index = applied.map(|applied| applied.index);
     ensure(applied == index.map(id), || format!("applied {applied:?}"))?;
@@ -360,6 +362,11 @@ fn crash_each(first: u64, histories: u64, test: impl Fn(CrashTest) -> CrashTest)
 #[test]
 fn a_crash_at_any_moment_leaves_a_store_that_openraft_goes_on_from() {
     crash_each(1, 4, |test| test);
+}
+
+#[test]
+fn lives_in_which_calls_of_the_disk_fail_keep_what_each_of_them_told() {
+    crash_each(200, 2, |test| test.lives(3).faults(FaultRates::honest(40)));
 }
 
 #[test]

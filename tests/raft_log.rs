@@ -548,6 +548,53 @@ fn a_message_to_another_node_as_large_as_everything_it_lacks() {
     assert_eq!(block_on(log.limited_get_log_entries(1, 3)).unwrap().len(), 1, "one at least");
 }
 
+mod wide {
+    //! Node ids so large that no two batches with one go in the same frame.
+
+    use super::*;
+
+    #[derive(
+        Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+    )]
+    pub(crate) struct Wide([u64; 20]);
+
+    impl std::fmt::Display for Wide {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "{:?}", self.0)
+        }
+    }
+
+    openraft::declare_raft_types!(
+        /// A node with such an id.
+        pub(crate) Widely: D = String, R = (), NodeId = Wide
+    );
+
+    #[test]
+    fn a_crash_between_the_parts_of_a_purge_that_go_in_different_frames() {
+        let node = Wide([u64::MAX; 20]);
+        let config = || tiny().frame_bytes_max(512);
+        let wide = |index| log_id(1, node, index);
+        let disk = SimDisk::new(2);
+        let mut log: RaftLog<Widely> = try_open(&disk, node, config()).unwrap();
+        for index in 1..10 {
+            let entry = Entry { log_id: wide(index), payload: EntryPayload::Blank };
+            block_on(log.blocking_append([entry])).unwrap();
+        }
+        disk.start_recording();
+        block_on(log.purge(wide(7))).unwrap();
+        log.log().sync().unwrap();
+        for point in disk.take_recording().iter().chain([&disk.crash_point()]) {
+            for image in point.images(16, 2) {
+                let mut log: RaftLog<Widely> = try_open(&image, node, config()).unwrap();
+                let found = block_on(log.try_get_log_entries(..)).unwrap();
+                let purged = block_on(log.get_log_state()).unwrap().last_purged_log_id;
+                let both = [(None, 1), (Some(wide(7)), 8)];
+                assert!(both.contains(&(purged, found[0].log_id.index)), "{purged:?} and {} entries", found.len());
+            }
+        }
+    }
+}
+
 mod named {
     //! A node whose id is no number.
 

@@ -178,6 +178,15 @@ fn chunks_whose_answers_are_lost_and_chunks_that_are_given_up_halfway_do_no_harm
 }
 
 #[test]
+fn a_chunk_that_is_damaged_on_its_way_is_refused_and_sent_again_and_nobody_stops_for_it() {
+    let whole = run(bring_up_a_fourth(Net::default()));
+    for damaged in [0, 2, whole - 1] {
+        let chunks = run(bring_up_a_fourth(Net::damaging(damaged)));
+        assert!(chunks > whole, "{chunks} of {whole}");
+    }
+}
+
+#[test]
 fn a_member_that_was_wiped_is_removed_and_comes_back_as_a_new_one() {
     let dirs: Vec<_> = (0..4).map(|_| scratch()).collect();
     run(async {

@@ -80,12 +80,12 @@ impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, 
     /// damaged, or stands for the state before the first entry and has the same name, it goes.
     fn adopt(&self, id: SnapshotId, applied: &Applied<C>) -> Result<Option<Current<C>>> {
         let name = id.to_string();
-        match self.snapshots.verify(&name) {
+        match self.snapshots.make_sure(id) {
             Err(SnapshotError::Corrupt { .. } | SnapshotError::Misnamed { .. }) => {
                 self.snapshots.set_aside(&name)?;
                 return Ok(None);
             }
-            verified => verified.map(drop)?,
+            sure => sure?,
         }
         let mut reader = self.snapshots.open_snapshot(&name)?;
         let found = Applied::<C>::read_from(&mut reader, &self.snapshots.path_of(id))?;

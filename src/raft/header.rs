@@ -83,8 +83,74 @@ impl<C: RaftTypeConfig> Applied<C> {
             return Err(undecodable(CodecError::Malformed("it does not begin like a node's snapshot".into())));
         }
         let mut body = Vec::new();
-        source.take(length.into()).read_to_end(&mut body).map_err(broken)?;
+        let found = source.take(length.into()).read_to_end(&mut body).map_err(broken)?;
+        if found < length as usize {
+            return Err(undecodable(CodecError::Malformed("it ends within its header".into())));
+        }
         let (last, membership) = codec::decode(&body).map_err(undecodable)?;
         Ok(Applied { last, membership })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{BasicNode, CommittedLeaderId, Entry, Membership};
+
+    use super::*;
+    use crate::raft::RaftSnapshot;
+
+    openraft::declare_raft_types!(
+        /// Any node.
+        Types: D = String, R = String, Node = BasicNode, Entry = Entry<Types>, SnapshotData = RaftSnapshot,
+    );
+
+    fn applied() -> Applied<Types> {
+        let id = |index| LogId::new(CommittedLeaderId::new(300, 2), index);
+        let nodes = [(1, BasicNode::new("a:1")), (2, BasicNode::new("b:2"))];
+        let membership = Membership::new(vec![[1].into()], std::collections::BTreeMap::from(nodes));
+        Applied { last: Some(id(70_000)), membership: StoredMembership::new(Some(id(5)), membership) }
+    }
+
+    fn written(applied: &Applied<Types>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        applied.write_to(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn the_bytes_of_a_header_never_change() {
+        let body = [
+            &[1][..],                        // version of the encoding
+            &[1, 0xac, 2, 2, 0xf0, 0xa2, 4], // last: term 300, node 2, index 70,000
+            &[1, 0xac, 2, 2, 5],             // the membership's log id
+            &[1, 1, 1],                      // one set of voters, of one
+            &[2, 1, 3, b'a', b':', b'1', 2, 3, b'b', b':', b'2'],
+        ]
+        .concat();
+        let expected = [&b"ringraft"[..], &(body.len() as u32).to_le_bytes(), &body].concat();
+        assert_eq!(written(&applied()), expected);
+        assert_eq!(written(&Applied::default()), b"ringraft\x05\0\0\0\x01\0\0\0\0");
+    }
+
+    #[test]
+    fn a_header_is_read_back_and_leaves_the_state_behind_it() {
+        let bytes = [&written(&applied())[..], b"state"].concat();
+        let mut source = &bytes[..];
+        assert_eq!(Applied::<Types>::read_from(&mut source, Path::new("f")).unwrap(), applied());
+        assert_eq!(source, b"state");
+    }
+
+    #[test]
+    fn bytes_that_are_no_header_are_refused_whatever_they_claim() {
+        let whole = written(&applied());
+        for end in 0..whole.len() {
+            assert!(Applied::<Types>::read_from(&mut &whole[..end], Path::new("f")).is_err(), "{end}");
+        }
+        for (at, byte) in [(0, b'x'), (8, 255), (11, 255), (12, 9), (13, 7)] {
+            let mut wrong = whole.clone();
+            wrong[at] = byte;
+            let refused = Applied::<Types>::read_from(&mut &wrong[..], Path::new("f")).unwrap_err();
+            assert!(matches!(refused, RaftError::Undecodable { .. }), "byte {at}: {refused}");
+        }
     }
 }

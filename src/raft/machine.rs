@@ -195,7 +195,10 @@ impl<C: RaftTypes<M>, M: StateMachine> RaftStateMachine<C> for RaftMachine<C, M>
         I: IntoIterator<Item = C::Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        self.shared.apply(entries.into_iter().collect())
+        let entries: Vec<Entry<C>> = entries.into_iter().collect();
+        let Some(last) = entries.last().map(|entry| entry.log_id.clone()) else { return Ok(Vec::new()) };
+        let applied = self.shared.apply(entries);
+        applied.map_err(|error| storage_error(ErrorSubject::Apply(last), ErrorVerb::Write, &error))
     }
 
     async fn get_snapshot_builder(&mut self) -> RaftSnapshotBuilder<C, M> {
@@ -266,21 +269,21 @@ impl<C: RaftTypeConfig, M: StateMachine> Shared<C, M> {
         RaftError::MachineFailed { reason: self.failure.get_or_init(|| reason).clone() }
     }
 
-    /// Replaces what was applied. The machine is locked.
-    fn set_applied(&self, applied: Applied<C>) {
+    /// Changes what was applied. The machine is locked.
+    fn note_applied(&self, change: impl FnOnce(&mut Applied<C>)) {
+        let mut applied = self.applied();
+        change(&mut applied);
         self.held.next.store(applied.next(), Ordering::Release);
-        *self.applied() = applied;
     }
 }
 
 /// Applying.
 impl<C: RaftTypes<M>, M: StateMachine> Shared<C, M> {
-    fn apply(&self, entries: Vec<Entry<C>>) -> Result<Vec<C::R>, C> {
-        let Some(last) = entries.last().map(|entry| entry.log_id.clone()) else { return Ok(Vec::new()) };
+    fn apply(&self, entries: Vec<Entry<C>>) -> std::result::Result<Vec<C::R>, RaftError> {
         let mut machine = self.held.write();
-        let applied = self.check_follows(&entries).and_then(|()| self.check_sound());
-        let applied = applied.and_then(|()| self.feed(&mut machine, entries));
-        applied.map_err(|error| storage_error(ErrorSubject::Apply(last), ErrorVerb::Write, &error))
+        self.check_sound()?;
+        self.check_follows(&entries)?;
+        self.feed(&mut machine, entries)
     }
 
     /// Commands are applied once. Entries may be missing between them: openraft's own tests leave some out.
@@ -297,22 +300,23 @@ impl<C: RaftTypes<M>, M: StateMachine> Shared<C, M> {
     }
 
     fn feed(&self, machine: &mut M, entries: Vec<Entry<C>>) -> std::result::Result<Vec<C::R>, RaftError> {
-        let mut applied = self.applied().clone();
-        let (mut commands, mut are_commands) = (Vec::new(), Vec::with_capacity(entries.len()));
+        let (mut last, mut membership) = (None, None);
+        let (mut commands, mut are_commands) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
         for Entry { log_id, payload } in entries {
             are_commands.push(matches!(payload, EntryPayload::Normal(_)));
             match payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(command) => commands.push(command),
-                EntryPayload::Membership(membership) => {
-                    applied.membership = StoredMembership::new(Some(log_id.clone()), membership);
-                }
+                EntryPayload::Membership(new) => membership = Some(StoredMembership::new(Some(log_id.clone()), new)),
             }
-            applied.last = Some(log_id);
+            last = Some(log_id);
         }
         let results = if commands.is_empty() { Ok(Vec::new()) } else { apply_all(machine, commands) };
         let results = results.map_err(|reason| self.fail(reason))?;
-        self.set_applied(applied);
+        self.note_applied(|applied| {
+            applied.last = last;
+            applied.membership = membership.unwrap_or_else(|| std::mem::take(&mut applied.membership));
+        });
         Ok(replies::<C, M>(&are_commands, results))
     }
 }
@@ -337,7 +341,7 @@ impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, 
         let restored =
             catch_unwind(AssertUnwindSafe(|| restore_twice(&mut *machine, &self.snapshots, id, Some(wanted))));
         let restored: Restored<C> = restored.map_err(|panic| self.fail(message_of(&*panic)))??;
-        self.set_applied(restored.applied);
+        self.note_applied(|applied| *applied = restored.applied);
         drop(machine);
         self.put(restored.current).map(drop)
     }

@@ -159,6 +159,7 @@
 //! everything does. Votes, truncations and purges are written in the same way. `benches/peers -- raft` measures it.
 //!
 //! [openraft]: https://docs.rs/openraft/0.9
+#![allow(clippy::result_large_err, reason = "openraft's traits say which error they return")]
 
 mod blocking;
 mod builder;

@@ -40,6 +40,14 @@ const READ_BYTES: usize = 256 << 10;
 ///
 /// The bytes are those of the file, whatever its state: compressed, and verified where they arrive. To read goes on also
 /// when the node drops the snapshot meanwhile.
+///
+/// A transport of the application's own writes the bytes in their order, seeks back to send some again, and calls
+/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) before [`Raft::install_full_snapshot`]: that makes the snapshot durable
+/// and reads it back. openraft's transport does so within the call for the last chunk, and the machine is restored within it
+/// too: its [`install_snapshot_timeout`] must leave time for that. Where it does not, the next try finds the snapshot made.
+///
+/// [`Raft::install_full_snapshot`]: openraft::Raft::install_full_snapshot
+/// [`install_snapshot_timeout`]: openraft::Config::install_snapshot_timeout
 pub struct RaftSnapshot {
     /// `None` while it is worked on elsewhere.
     body: Option<Body>,
@@ -293,8 +301,8 @@ fn more_follows() -> SnapshotDefect {
 fn publish_or_adopt(snapshots: &FileSnapshots, importer: SnapshotImporter) -> Result<SnapshotId, SnapshotError> {
     let id = importer.id();
     if snapshots.ids()?.contains(&id) && importer.is_complete() {
-        match snapshots.verify(&id.to_string()) {
-            Ok(_) => return Ok(id),
+        match snapshots.make_sure(id) {
+            Ok(()) => return Ok(id),
             Err(SnapshotError::Corrupt { .. } | SnapshotError::Misnamed { .. }) => {
                 snapshots.set_aside(&id.to_string())?;
             }

@@ -579,7 +579,7 @@ impl FileSnapshots {
     }
 
     /// Reads a snapshot back, if this was not done before.
-    fn make_sure(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+    pub(crate) fn make_sure(&self, id: SnapshotId) -> Result<(), SnapshotError> {
         if !self.state().verified.contains(&id) {
             self.read_back(id, &id.file_name())?;
             self.state().verified.insert(id);

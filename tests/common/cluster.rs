@@ -93,6 +93,8 @@ pub(crate) struct Net {
     is_lossy: bool,
     /// Chunks that were sent.
     pub(crate) chunks: Arc<AtomicU64>,
+    /// The number of the chunk in which a bit flips on its way.
+    damaged: Option<u64>,
 }
 
 /// A node that is up.
@@ -110,6 +112,11 @@ impl Net {
     /// receiver halfway.
     pub(crate) fn lossy() -> Net {
         Net { is_lossy: true, ..Net::default() }
+    }
+
+    /// A network on which a bit of one chunk of a snapshot flips on its way: of the one with this number, from 0.
+    pub(crate) fn damaging(chunk: u64) -> Net {
+        Net { damaged: Some(chunk), ..Net::default() }
     }
 
     /// Starts a node over a store.
@@ -220,10 +227,13 @@ impl RaftNetwork<Kv> for Link {
 
     async fn install_snapshot(
         &mut self,
-        rpc: InstallSnapshotRequest<Kv>,
+        mut rpc: InstallSnapshotRequest<Kv>,
         _option: RPCOption,
     ) -> Rpc<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>> {
         let number = self.net.chunks.fetch_add(1, Ordering::Relaxed);
+        if self.net.damaged == Some(number) {
+            rpc.data[5] ^= 4;
+        }
         let sent = self.call(|raft| async move { raft.install_snapshot(rpc).await });
         match number % 3 {
             1 if self.net.is_lossy => {
