@@ -48,7 +48,7 @@ struct Client {
 pub(crate) fn start(number: u32, seed: u64, shared: Shared, stop: watch::Receiver<bool>) -> JoinHandle<()> {
     let mut addrs = shared.addrs.clone();
     addrs.rotate_left(number as usize / 2 % shared.addrs.len());
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         addrs.truncate(1);
     }
     let kv = KvClient::new(addrs).timeout(TIMEOUT);
