@@ -102,9 +102,9 @@ pub struct NodeArgs {
     /// Bytes of a snapshot in one request to another node
     #[arg(long, hide = true, default_value = "1MiB", value_parser = size, value_name = "BYTES")]
     pub snapshot_chunk: u64,
-    /// End as soon as the process that started this one does
-    #[arg(long, hide = true)]
-    pub with_parent: bool,
+    /// End as soon as this process does, which started this one
+    #[arg(long, hide = true, value_name = "PID")]
+    pub with_parent: Option<u32>,
     /// A fault, built in on purpose
     #[arg(long, value_enum, hide = true)]
     pub plant: Option<Plant>,
@@ -162,7 +162,7 @@ impl NodeArgs {
             io_mode: IoMode::Auto,
             reserve: 0,
             snapshot_chunk: 1 << 20,
-            with_parent: false,
+            with_parent: None,
             plant: None,
         }
     }
@@ -178,9 +178,6 @@ impl NodeArgs {
         }
         for (id, addr) in &self.dial {
             line.extend(["--dial".into(), format!("{id}={addr}").into()]);
-        }
-        if self.with_parent {
-            line.push("--with-parent".into());
         }
         line
     }
@@ -201,6 +198,7 @@ impl NodeArgs {
             ("--reserve", self.reserve.to_string()),
             ("--snapshot-chunk", self.snapshot_chunk.to_string()),
         ];
+        options.extend(self.with_parent.map(|parent| ("--with-parent", parent.to_string())));
         options.extend(self.plant.as_ref().map(|plant| ("--plant", name(plant))));
         options
     }
@@ -257,7 +255,7 @@ mod tests {
         (other.heartbeat_ms, other.election_min_ms, other.election_max_ms) = (11, 22, 33);
         (other.request_timeout_ms, other.segment_size, other.reserve) = (44, 3 << 20, 55);
         other.snapshot_chunk = 66;
-        (other.io_mode, other.with_parent, other.plant) = (IoMode::Syscall, true, Some(Plant::AckBeforeCommit));
+        (other.io_mode, other.with_parent, other.plant) = (IoMode::Syscall, Some(77), Some(Plant::AckBeforeCommit));
         assert_eq!(parsed(other.to_arguments()), other);
     }
 

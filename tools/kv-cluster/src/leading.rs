@@ -24,12 +24,15 @@ impl Leading {
         self.metrics.borrow().clone()
     }
 
+    /// Nothing where this node runs: one that has stopped answers nobody, however old the answer may be.
+    pub(crate) fn check_running(&self) -> Result<(), Failure> {
+        self.metrics.borrow().running_state.as_ref().map(drop).map_err(|_| Failure::stopping())
+    }
+
     /// Nothing where this node leads, else whom to ask. It may be wrong a moment later.
     pub(crate) fn check(&self) -> Result<(), Failure> {
+        self.check_running()?;
         let metrics = self.metrics.borrow();
-        if metrics.running_state.is_err() {
-            return Err(Failure::stopping());
-        }
         if metrics.state == ServerState::Leader && metrics.current_leader == Some(metrics.id) {
             return Ok(());
         }

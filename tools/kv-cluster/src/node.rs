@@ -9,14 +9,14 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use axum::Router;
 use axum::serve::ListenerExt;
 use openraft::error::Fatal;
 use openraft::{Config as RaftOptions, Raft, SnapshotPolicy};
 use ringwal::raft::{RaftConfig, RaftLog, RaftStore};
 use ringwal::{Config, IoChoice};
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -48,8 +48,8 @@ const ENTRIES_MAX: u64 = 1024;
 ///
 /// It cannot be started, or its store failed: see `failure` for what that means for a script.
 pub async fn run(args: NodeArgs) -> Result<()> {
-    if args.with_parent {
-        set_parent_process_death_signal(Some(Signal::KILL)).context("cannot end with the process that started this")?;
+    if let Some(parent) = args.with_parent {
+        end_with(parent)?;
     }
     if args.plant.is_some() {
         eprintln!("ringwal-cluster: WARNING: a fault is built in (--plant): THIS NODE LOSES ACKNOWLEDGED WRITES");
@@ -79,6 +79,10 @@ async fn start(args: &NodeArgs, options: Arc<RaftOptions>, store: RaftStore<Type
     // It applies again what was committed: what the log cannot read of that is found here.
     let raft = Raft::new(args.id, options, peers, log.clone(), machine).await;
     let raft = raft.map_err(|error| told(&error, &log))?;
+    if let Some(resumed) = resumed {
+        // Of a core that has stopped, its metrics tell.
+        let _ = resumed.go_on(&raft).await;
+    }
     let leading = Leading::new(raft.metrics());
     let limit = Duration::from_millis(args.request_timeout_ms);
     Ok(Arc::new(Node {
@@ -92,6 +96,7 @@ async fn start(args: &NodeArgs, options: Arc<RaftOptions>, store: RaftStore<Type
         state,
         leading,
         limit,
+        space: http::space(),
     }))
 }
 
@@ -107,7 +112,8 @@ impl Running {
     fn new(node: Arc<Node>, client: TcpListener, peer: TcpListener) -> Running {
         let (stop, stopped) = watch::channel(Stop::No);
         let clients = serve(client, http::router(node.clone()), stopped.clone(), Stop::Clients);
-        let others = serve(peer, peers::router(node.id, node.raft.clone()), stopped, Stop::All);
+        let failures = node.metrics.snapshot_receive_failures.clone();
+        let others = serve(peer, peers::router(node.id, node.raft.clone(), failures), stopped, Stop::All);
         Running { node, stop, clients, others }
     }
 
@@ -127,6 +133,14 @@ impl Running {
         shut.map_err(|error| anyhow!("the node did not stop as it should: {error}"))?;
         close(node.log.clone()).await
     }
+}
+
+/// Lets the system end this process with the one that started it, which may have ended already.
+fn end_with(parent: u32) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot end with the process that started this")?;
+    let is_there = getppid().is_some_and(|pid| pid.as_raw_nonzero().get().unsigned_abs() == parent);
+    ensure!(is_there, "the process {parent} that started this one has ended");
+    Ok(())
 }
 
 /// How far an end has come.

@@ -8,9 +8,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -19,14 +19,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use openraft::error::{
-    Fatal, InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
+    Fatal, InstallSnapshotError, NetworkError, PayloadTooLarge, RPCError, RaftError, RemoteError, Timeout, Unreachable,
 };
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use openraft::{Raft, SnapshotMeta, Vote};
+use openraft::{Raft, SnapshotMeta, StorageError, Vote};
+use prometheus_client::metrics::counter::Counter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,8 @@ const CHUNK_MS_MAX: u64 = 10_000;
 /// How long a node is left alone that does not answer: at first, and at the most.
 const BACKOFF_MS: u64 = 20;
 const BACKOFF_MS_MAX: u64 = 400;
+/// How long nothing is told of a failure that comes again.
+const TELL_AGAIN_MS: u64 = 10_000;
 
 type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, NodeAddr, RaftError<NodeId, E>>;
 
@@ -164,7 +167,14 @@ impl RaftNetwork<Types> for Peer {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
-        self.call(RPCTypes::AppendEntries, postcard::to_stdvec(&rpc), option.hard_ttl()).await
+        let entries = rpc.entries.len() as u64;
+        // openraft itself gives up after the whole time, and would send the same again, which a slow link never gets across.
+        let limit = if entries > 1 { option.soft_ttl() } else { option.hard_ttl() };
+        let answered = self.call(RPCTypes::AppendEntries, postcard::to_stdvec(&rpc), limit).await;
+        answered.map_err(|error| match error {
+            RPCError::Timeout(_) if entries > 1 => PayloadTooLarge::new_entries_hint(entries / 2).into(),
+            error => error,
+        })
     }
 
     async fn install_snapshot(
@@ -196,6 +206,9 @@ impl RaftNetwork<Types> for Peer {
 struct Serving {
     id: NodeId,
     raft: Raft<Types>,
+    snapshot_failures: Counter,
+    /// When one of them was told last.
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 #[derive(Deserialize)]
@@ -204,13 +217,14 @@ struct Target {
 }
 
 /// The peers' listener.
-pub(crate) fn router(id: NodeId, raft: Raft<Types>) -> Router {
+pub(crate) fn router(id: NodeId, raft: Raft<Types>, snapshot_failures: Counter) -> Router {
+    let serving = Serving { id, raft, snapshot_failures, told: Arc::default() };
     Router::new()
         .route("/raft/append", post(append))
         .route("/raft/vote", post(vote))
         .route("/raft/snapshot", post(snapshot))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Serving { id, raft })
+        .with_state(serving)
 }
 
 async fn append(State(serving): State<Serving>, Query(target): Query<Target>, body: Bytes) -> Response {
@@ -222,6 +236,11 @@ async fn append(State(serving): State<Serving>, Query(target): Query<Target>, bo
 
 async fn vote(State(serving): State<Serving>, Query(target): Query<Target>, body: Bytes) -> Response {
     match serving.understood(&target, &body) {
+        Ok(rpc) if serving.may_have_forgotten(&rpc) => {
+            let message =
+                format!("node {} has nothing yet, and the cluster has: it votes when it has learnt", serving.id);
+            (StatusCode::SERVICE_UNAVAILABLE, message).into_response()
+        }
         Ok(rpc) => answer(serving.raft.vote(rpc).await),
         Err(refusal) => refusal.into_response(),
     }
@@ -231,13 +250,40 @@ async fn snapshot(State(serving): State<Serving>, Query(target): Query<Target>, 
     match serving.understood(&target, &body) {
         Ok(Chunk { vote, meta, offset, done, data }) => {
             let rpc = InstallSnapshotRequest { vote, meta, offset, data: data.into(), done };
-            answer(serving.raft.install_snapshot(rpc).await)
+            match serving.raft.install_snapshot(rpc).await {
+                Err(RaftError::Fatal(Fatal::StorageError(error))) => serving.cannot_take(&error),
+                result => answer(result),
+            }
         }
         Err(refusal) => refusal.into_response(),
     }
 }
 
 impl Serving {
+    /// Whether this is asked for its vote, by one of a cluster that has written something, while it has nothing itself. It
+    /// may be new, or a node that was wiped and started under its old number, against all advice: that one may have voted
+    /// in this term already, and acknowledged what the one who asks does not have. Only the first election of a new cluster
+    /// needs nodes that have nothing.
+    fn may_have_forgotten(&self, rpc: &VoteRequest<NodeId>) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let has_nothing = metrics.last_log_index.is_none()
+            && metrics.last_applied.is_none()
+            && metrics.membership_config.log_id().is_none();
+        has_nothing && rpc.last_log_id.is_some_and(|last| last.index > 0)
+    }
+
+    /// A part of a snapshot that could not be taken, which harms nothing but leaves this node behind.
+    fn cannot_take(&self, error: &StorageError<NodeId>) -> Response {
+        self.snapshot_failures.inc();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() > Duration::from_millis(TELL_AGAIN_MS)) {
+            *told = Some(Instant::now());
+            tracing::error!(node = self.id, %error, "a snapshot of another node could not be taken: this one stays behind");
+        }
+        (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
+    }
+
     fn understood<T: DeserializeOwned>(&self, target: &Target, body: &[u8]) -> Result<T, (StatusCode, String)> {
         if target.to != self.id {
             let message = format!("this is node {}, not {}", self.id, target.to);
@@ -256,5 +302,97 @@ fn answer<T: Serialize, E: Serialize>(result: Result<T, RaftError<NodeId, E>>) -
     match postcard::to_stdvec(&result) {
         Ok(body) => body.into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{CommittedLeaderId, Entry, LogId};
+    use ringwal::raft::{RaftConfig, RaftStore};
+
+    use super::*;
+    use crate::machine::JoinedKv;
+
+    const TTL: Duration = Duration::from_millis(100);
+
+    fn entry(index: u64) -> Entry<Types> {
+        Entry { log_id: LogId::new(CommittedLeaderId::new(1, 1), index), payload: openraft::EntryPayload::Blank }
+    }
+
+    #[tokio::test]
+    async fn entries_that_a_slow_link_does_not_get_across_are_sent_again_in_fewer() {
+        // Connections are made, and nothing is answered.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = NodeAddr::new(silent.local_addr().unwrap().to_string(), "");
+        let mut peer = Peers::new(&[]).unwrap().new_client(2, &addr).await;
+        let mut send = async |count: u64| {
+            let entries = (1..=count).map(entry).collect();
+            let rpc = AppendEntriesRequest { vote: Vote::new(1, 1), prev_log_id: None, entries, leader_commit: None };
+            // As openraft does: it gives up by itself when the time is over.
+            tokio::time::timeout(TTL, peer.append_entries(rpc, RPCOption::new(TTL))).await
+        };
+        match send(9).await.expect("openraft's own limit came first").unwrap_err() {
+            RPCError::PayloadTooLarge(hint) => assert_eq!(hint.entries_hint(), 4),
+            other => panic!("{other:?}"),
+        }
+        for count in [0, 1] {
+            // One cannot be fewer: it is for openraft to go on.
+            assert!(!matches!(send(count).await, Ok(Err(RPCError::PayloadTooLarge(_)) | Ok(_))));
+        }
+    }
+
+    /// A node that has nothing, as others see it.
+    async fn pristine(dir: &std::path::Path) -> Serving {
+        let log = ringwal::Config::default().segment_bytes(4 << 20);
+        let config = RaftConfig::default().log(log);
+        let RaftStore { log, machine, .. } =
+            ringwal::raft::open::<Types, _>(dir, 2, JoinedKv::default(), config).unwrap();
+        let raft = Raft::new(2, Arc::default(), Peers::new(&[]).unwrap(), log, machine).await.unwrap();
+        Serving { id: 2, raft, snapshot_failures: Counter::default(), told: Arc::default() }
+    }
+
+    async fn vote_status(serving: &Serving, last_index: Option<u64>) -> StatusCode {
+        let last = last_index.map(|index| LogId::new(CommittedLeaderId::new(1, 1), index));
+        let rpc = VoteRequest { vote: Vote::new(5, 1), last_log_id: last };
+        let body = postcard::to_stdvec(&rpc).unwrap().into();
+        vote(State(serving.clone()), Query(Target { to: 2 }), body).await.status()
+    }
+
+    #[tokio::test]
+    async fn a_node_that_may_have_lost_its_directory_gives_its_vote_to_a_new_cluster_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let serving = pristine(dir.path()).await;
+        assert_eq!(vote_status(&serving, Some(7)).await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(vote_status(&serving, Some(1)).await, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(vote_status(&serving, Some(0)).await, StatusCode::OK);
+        let rpc: AppendEntriesRequest<Types> = AppendEntriesRequest {
+            vote: Vote::new_committed(6, 1),
+            prev_log_id: None,
+            entries: vec![entry(0)],
+            leader_commit: None,
+        };
+        let body = postcard::to_stdvec(&rpc).unwrap().into();
+        assert_eq!(append(State(serving.clone()), Query(Target { to: 2 }), body).await.status(), StatusCode::OK);
+        serving.raft.wait(None).log_index_at_least(Some(0), "it has learnt something").await.unwrap();
+        assert_eq!(vote_status(&serving, Some(7)).await, StatusCode::OK);
+        serving.raft.shutdown().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_cannot_be_taken_is_counted_and_the_node_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let serving = pristine(dir.path()).await;
+        let last_log_id = Some(LogId::new(CommittedLeaderId::new(1, 1), 9));
+        let meta = SnapshotMeta { last_log_id, last_membership: Default::default(), snapshot_id: "no such".into() };
+        let chunk =
+            Chunk { vote: Vote::new_committed(3, 1), meta, offset: 0, done: true, data: Bytes::from_static(b"?") };
+        let body = postcard::to_stdvec(&chunk).unwrap().into();
+        let answered = snapshot(State(serving.clone()), Query(Target { to: 2 }), body).await;
+        assert_eq!(answered.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(serving.snapshot_failures.get(), 1);
+        assert!(serving.told.lock().unwrap().is_some());
+        // It goes on, and does not say that it stopped.
+        assert_eq!(vote_status(&serving, Some(0)).await, StatusCode::OK);
+        serving.raft.shutdown().await.unwrap();
     }
 }

@@ -72,7 +72,7 @@ impl NodeProcess {
     /// Outside of a tokio runtime.
     pub fn spawn_with(program: &Path, args: &NodeArgs) -> Result<NodeProcess> {
         let mut args = args.clone();
-        args.with_parent = true;
+        args.with_parent = Some(std::process::id());
         let mut child = Command::new(program)
             .args(args.to_arguments())
             .stdin(Stdio::null())

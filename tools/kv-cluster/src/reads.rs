@@ -5,11 +5,11 @@
 //! - A reader is answered by a confirmation that began after it came. So those who come while one is on its way wait for
 //!   the next.
 //! - A node that comes back as the leader that it was answers nobody before it has applied all that its log had when it
-//!   came back: see [`Resumed`].
+//!   came back, and proposes something so that it can be: see [`Resumed`].
 
 use std::time::Duration;
 
-use openraft::error::{CheckIsLeaderError, RaftError};
+use openraft::error::{CheckIsLeaderError, Fatal, RaftError};
 use openraft::storage::RaftLogStorage;
 use openraft::{Raft, StorageError};
 use ringwal::raft::RaftLog;
@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::failing::Failure;
 use crate::leading::{Leading, Metrics};
-use crate::machine::Types;
+use crate::machine::{Commands, Types};
 use crate::types::{NodeAddr, NodeId};
 
 /// The term that a node led in when it ended, and the last index of its log when it came back.
@@ -45,6 +45,17 @@ impl Resumed {
         let led = vote.filter(|vote| vote.is_committed() && vote.leader_id().voted_for() == Some(id));
         let resumed = led.zip(state.last_log_id);
         Ok(resumed.map(|(vote, last)| Resumed { term: vote.leader_id().get_term(), last_index: last.index }))
+    }
+
+    /// Proposes an entry of that term. Without one, openraft commits nothing that is older, and a node that ended before
+    /// it proposed its blank entry would wait for it at each read, until somebody writes.
+    ///
+    /// # Errors
+    ///
+    /// openraft's core has stopped.
+    pub(crate) async fn go_on(self, raft: &Raft<Types>) -> Result<(), Fatal<NodeId>> {
+        // Nobody waits for it: where this node no longer leads, the next leader proposes one of its own.
+        raft.client_write_ff(Commands::default()).await.map(drop)
     }
 
     /// What is to be applied before a read, while the node still leads in that term.
@@ -103,6 +114,10 @@ impl Confirmer {
             let mut readers = vec![first];
             while let Ok(reader) = waiting.try_recv() {
                 readers.push(reader);
+            }
+            readers.retain(|reader| !reader.is_closed());
+            if readers.is_empty() {
+                continue;
             }
             let confirmed = self.confirm().await;
             // Who went away need not be told.

@@ -9,10 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cluster::{files, noise, put, send, started};
+use openraft::Vote;
+use openraft::storage::RaftLogStorage;
 use reqwest::Method;
 use ringwal_kv_cluster::client::{KvClient, Outcome};
 use ringwal_kv_cluster::local::{LocalCluster, PATIENCE};
+use ringwal_kv_cluster::machine::{JoinedKv, Types};
 use ringwal_kv_cluster::processes::Exit;
+use ringwal_kv_cluster::types::NodeAddr;
 use tokio::task::JoinSet;
 
 /// Appends a word of its own to the key, exactly once, whatever answers get lost.
@@ -250,4 +254,90 @@ async fn replaced(cluster: &mut LocalCluster) -> u64 {
     cluster.add(4).await.unwrap();
     cluster.promote(4, &[]).await.unwrap();
     lost
+}
+
+#[tokio::test]
+async fn a_leader_that_was_killed_before_its_first_entry_answers_reads_although_nobody_writes() {
+    let (_dir, mut cluster) = started(1, |args| args.request_timeout_ms = 1000).await;
+    let client = cluster.client();
+    client.put(b"k", b"v").await.unwrap();
+    let term = cluster.status(1).await.unwrap().term;
+    cluster.stop().await.unwrap();
+    elected(&cluster.node_dir(1), term + 1).await;
+    cluster.restart(1).await.unwrap();
+    assert_eq!(client.get(b"k").await.unwrap().unwrap(), b"v");
+    assert_eq!(cluster.status(1).await.unwrap().term, term + 1);
+}
+
+/// Leaves a node's directory as if it had just won an election, and written nothing since.
+async fn elected(dir: &std::path::Path, term: u64) {
+    let log = ringwal::Config::default().segment_bytes(4 << 20);
+    let config = ringwal::raft::RaftConfig::default().log(log);
+    let mut store = ringwal::raft::open::<Types, _>(dir, 1, JoinedKv::default(), config).unwrap();
+    store.log.save_vote(&Vote::new_committed(term, 1)).await.unwrap();
+    let closed = tokio::task::spawn_blocking(move || store.log.close()).await;
+    closed.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_wiped_node_under_its_old_number_elects_nobody_who_lacks_what_it_acknowledged() {
+    let (_dir, mut cluster) = started(3, |args| args.request_timeout_ms = 2000).await;
+    put(&cluster.client().timeout(PATIENCE), b"k", b"old").await;
+    let leader = cluster.leader().await.unwrap();
+    let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    let (wiped, behind) = (others[0], others[1]);
+    cluster.caught_up(behind).await.unwrap();
+    cluster.node(behind).pause().unwrap();
+    // On the disks of the leader and of the one that is wiped.
+    let addr = cluster.addr(leader).unwrap().client.clone();
+    KvClient::new(vec![addr]).put(b"k", b"new").await.unwrap();
+    cluster.kill(leader).await.unwrap();
+    cluster.kill(wiped).await.unwrap();
+    std::fs::remove_dir_all(cluster.node_dir(wiped)).unwrap();
+    cluster.restart(wiped).await.unwrap();
+    cluster.node(behind).resume().unwrap();
+    // Long enough for some elections; that none was won is seen by what is read when the leader is back.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    cluster.restart(leader).await.unwrap();
+    let client = cluster.client().timeout(PATIENCE);
+    assert_eq!(client.get(b"k").await.unwrap().unwrap(), b"new");
+}
+
+#[tokio::test]
+async fn a_change_of_members_is_not_called_done_while_it_may_be_undone() {
+    let (_dir, mut cluster) = started(3, |args| args.request_timeout_ms = 500).await;
+    let leader = cluster.leader().await.unwrap();
+    let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    for id in &others {
+        cluster.node(*id).pause().unwrap();
+    }
+    let addr = cluster.addr(leader).unwrap().client.clone();
+    let learner = r#"{"id":9,"peer":"127.0.0.1:9","client":"127.0.0.1:9"}"#;
+    for _ in 0..3 {
+        let answer = send(Method::POST, &addr, "/v1/cluster/learners", learner).await;
+        assert!(!answer.status().is_success(), "{}", answer.status());
+    }
+    for id in &others {
+        cluster.node(*id).resume().unwrap();
+    }
+    let client = cluster.client().timeout(PATIENCE);
+    let nine = NodeAddr::new("127.0.0.1:9", "127.0.0.1:9");
+    while let Err(error) = client.add_learner(9, &nine).await {
+        assert!(error.outcome == Outcome::Unknown || error.code == "in_progress", "{error}");
+    }
+    let members = cluster.status(cluster.leader().await.unwrap()).await.unwrap().members;
+    assert!(members.contains_key(&9), "{members:?}");
+}
+
+#[tokio::test]
+async fn voters_are_changed_although_one_that_votes_already_is_down() {
+    let (_dir, mut cluster) = started(3, |args| args.request_timeout_ms = 2000).await;
+    let leader = cluster.leader().await.unwrap();
+    let down = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    cluster.kill(down).await.unwrap();
+    put(&cluster.client().timeout(PATIENCE), b"k", b"it does not get this").await;
+    cluster.add(4).await.unwrap();
+    cluster.promote(4, &[]).await.unwrap();
+    let status = cluster.status(cluster.leader().await.unwrap()).await.unwrap();
+    assert_eq!(status.voters(), [1, 2, 3, 4].into());
 }

@@ -1,6 +1,6 @@
 //! The cluster itself: who is in it, and how one node sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
@@ -61,8 +61,15 @@ pub(super) async fn add_learner(State(node): Shared, body: Body) -> Answered {
     let addr = NodeAddr { peer, client };
     check(id, &addr)?;
     node.leading.check()?;
-    match node.member(id) {
-        Some(known) if known == addr => return done(),
+    let membership = node.certain().await?.membership_config;
+    let membership = membership.membership();
+    match membership.get_node(&id) {
+        Some(known) if membership.voter_ids().any(|voter| voter == id) => {
+            let message =
+                format!("node {id} votes already, at {known}: one that lost its directory needs a new number");
+            return Err(Failure::conflict("id_in_use", message));
+        }
+        Some(known) if *known == addr => return done(),
         Some(known) => {
             let message = format!("node {id} is a member already, at {known}: give the new one a number of its own");
             return Err(Failure::conflict("id_in_use", message));
@@ -75,8 +82,8 @@ pub(super) async fn add_learner(State(node): Shared, body: Body) -> Answered {
 pub(super) async fn remove_learner(State(node): Shared, Path(id): Path<String>) -> Answered {
     let id = id.parse().map_err(|_| Failure::bad(format!("{id:?} is no node's number")))?;
     node.leading.check()?;
-    let metrics = node.leading.metrics();
-    let membership = metrics.membership_config.membership();
+    let membership = node.certain().await?.membership_config;
+    let membership = membership.membership();
     if membership.voter_ids().any(|voter| voter == id) {
         return Err(Failure::conflict("is_voter", format!("node {id} votes: change the voters first")));
     }
@@ -98,7 +105,8 @@ pub(super) async fn set_voters(State(node): Shared, body: Body) -> Answered {
             return Err(Failure::bad(format!("node {id} is no member: add it as a learner first")));
         }
     }
-    node.wait_until_caught_up(ids.iter().copied()).await?;
+    let voters: BTreeSet<_> = node.leading.metrics().membership_config.membership().voter_ids().collect();
+    node.wait_until_caught_up(ids.difference(&voters).copied()).await?;
     node.proposed(node.raft.change_membership(ids, false)).await
 }
 
@@ -138,6 +146,15 @@ impl Node {
         self.leading.metrics().membership_config.membership().get_node(&id).cloned()
     }
 
+    /// A membership that is committed, and no older than this call: that this node leads is confirmed first. What was only
+    /// appended may be undone by the next leader.
+    async fn certain(&self) -> Result<Metrics, Failure> {
+        self.reads.ready().await?;
+        let is_committed = |metrics: &Metrics| *metrics.membership_config.log_id() <= metrics.last_applied;
+        let looked = self.raft.wait(Some(self.limit)).metrics(is_committed, "a membership that is committed").await;
+        looked.map_err(|_| Failure::read_timed_out())
+    }
+
     pub(crate) fn status(&self) -> ClusterStatus {
         let metrics = self.leading.metrics();
         ClusterStatus {
@@ -156,7 +173,8 @@ impl Node {
         }
     }
 
-    /// New voters count at once: one that is far behind would hold up every write until it has caught up.
+    /// New voters count at once: one that is far behind would hold up every write until it has caught up. Those that vote
+    /// already are not waited for: one of them may be why the voters are changed.
     async fn wait_until_caught_up(&self, ids: impl Iterator<Item = NodeId> + Clone) -> Result<(), Failure> {
         let goal = self.leading.metrics().last_log_index;
         let until = Instant::now() + self.limit;

@@ -99,7 +99,7 @@ impl Node {
     async fn wait_to_read(&self, parameters: &mut Parameters) -> Result<(), Failure> {
         match parameters.text("consistency")?.as_deref() {
             None | Some("linearizable") => self.reads.ready().await,
-            Some("local") => Ok(()),
+            Some("local") => self.leading.check_running(),
             Some(other) => Err(Failure::bad(format!("consistency is {other:?}: use linearizable or local"))),
         }
     }

@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{CONTENT_TYPE, LOCATION};
-use axum::http::{HeaderValue, Uri};
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use openraft::Raft;
 use ringwal::raft::{MachineHandle, RaftLog};
+use tokio::sync::Semaphore;
 
 use crate::api::LeaderHint;
 use crate::failing::Failure;
@@ -29,8 +31,14 @@ use crate::room::Room;
 use crate::types::{NodeId, VALUE_BYTES_MAX};
 use crate::writes::Writes;
 
-/// A body is a value, or two of them as JSON, in base64 or escaped.
-const BODY_BYTES_MAX: usize = 16 * VALUE_BYTES_MAX;
+/// Two values as JSON, in base64 or escaped.
+const CAS_BYTES_MAX: usize = 16 * VALUE_BYTES_MAX;
+/// Any other body but a value: members of the cluster, at the most.
+const BODY_BYTES_MAX: usize = 64 << 10;
+/// The bytes of all requests together that are read or worked on at a time. More are refused.
+const REQUESTS_BYTES_MAX: usize = 256 << 20;
+/// What a request counts besides its body, and in what it is counted.
+const REQUEST_UNIT_BYTES: usize = 1 << 10;
 
 /// What a node answers its clients with.
 pub(crate) struct Node {
@@ -44,20 +52,28 @@ pub(crate) struct Node {
     pub(crate) metrics: Metrics,
     pub(crate) room: Room,
     pub(crate) limit: Duration,
+    /// What is left of [`REQUESTS_BYTES_MAX`], in units.
+    pub(crate) space: Arc<Semaphore>,
+}
+
+/// For all requests together.
+pub(crate) fn space() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(REQUESTS_BYTES_MAX / REQUEST_UNIT_BYTES))
 }
 
 type Shared = State<Arc<Node>>;
 
 /// All paths.
 pub(crate) fn router(node: Arc<Node>) -> Router {
-    let kv = || get(kv::get).put(kv::put).delete(kv::delete);
+    let kv = || get(kv::get).put(kv::put).delete(kv::delete).layer(DefaultBodyLimit::max(VALUE_BYTES_MAX));
+    let cas = || post(kv::cas).layer(DefaultBodyLimit::max(CAS_BYTES_MAX));
     Router::new()
         .route("/v1/kv", kv())
         .route("/v1/kv/", kv())
         .route("/v1/kv/{*key}", kv())
-        .route("/v1/cas", post(kv::cas))
-        .route("/v1/cas/", post(kv::cas))
-        .route("/v1/cas/{*key}", post(kv::cas))
+        .route("/v1/cas", cas())
+        .route("/v1/cas/", cas())
+        .route("/v1/cas/{*key}", cas())
         .route("/v1/scan", get(kv::scan))
         .route("/v1/cluster", get(cluster::status))
         .route("/v1/cluster/init", post(cluster::init))
@@ -79,12 +95,22 @@ async fn watched(State(node): Shared, request: Request, next: Next) -> Response 
     let began = Instant::now();
     let uri = request.uri().clone();
     let operation = operation(request.method().as_str(), uri.path());
-    let mut response = next.run(request).await;
+    let units = units(request.body().size_hint().upper());
+    let mut response = match node.space.clone().try_acquire_many_owned(units) {
+        Ok(_held) => next.run(request).await,
+        Err(_) => Failure::overloaded("too many bytes of other requests are here already").into_response(),
+    };
     if let Some(place) = response.extensions().get::<LeaderHint>().and_then(|leader| place(leader, &uri)) {
         response.headers_mut().insert(LOCATION, place);
     }
     node.metrics.request(operation, response.status().as_u16(), began.elapsed());
     response
+}
+
+/// What a request counts: what it says that it has, or all that any may have.
+fn units(body_bytes: Option<u64>) -> u32 {
+    let bytes = body_bytes.map_or(CAS_BYTES_MAX, |bytes| bytes.min(CAS_BYTES_MAX as u64) as usize);
+    1 + bytes.div_ceil(REQUEST_UNIT_BYTES) as u32
 }
 
 fn place(leader: &LeaderHint, uri: &Uri) -> Option<HeaderValue> {
@@ -109,7 +135,12 @@ fn operation(method: &str, path: &str) -> &'static str {
 
 async fn metrics(State(node): Shared) -> Response {
     let text = node.metrics.text(&node.leading.metrics(), &node.log.log().stats(), node.state.read(|kv| kv.kv().len()));
-    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+    match text {
+        Ok(text) => {
+            ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("a figure cannot be told: {error}")).into_response(),
+    }
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ fn value(key: u64, round: u64) -> Vec<u8> {
 /// Sets all keys, with many clients at once. A write whose answer was lost is sent again, as a client may do
 /// whose writes can be repeated without harm.
 async fn write_all(client: &Arc<KvClient>, round: u64) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
     let mut clients = JoinSet::new();
     for first in 0..CLIENTS {
         let client = client.clone();
@@ -54,7 +55,7 @@ async fn write_all(client: &Arc<KvClient>, round: u64) -> Result<()> {
             for key in (first..KEYS).step_by(CLIENTS as usize) {
                 let name = format!("key-{key:06}");
                 while let Err(error) = client.put(name.as_bytes(), &value(key, round)).await {
-                    ensure!(error.outcome == Outcome::Unknown || error.code != "bad_request", "{error}");
+                    ensure!(error.outcome == Outcome::Unknown && Instant::now() < until, "{error}");
                 }
             }
             Ok(())

@@ -1,5 +1,6 @@
 //! `up`: a cluster on this machine's loopback, until Ctrl-C.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -8,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::args::UpArgs;
 use crate::local::LocalCluster;
-use crate::types::NodeAddr;
+use crate::types::{NodeAddr, NodeId};
 
 /// How often it is looked whether all nodes still run.
 const LOOK: Duration = Duration::from_millis(300);
@@ -32,12 +33,29 @@ pub async fn up(args: &UpArgs) -> Result<()> {
         cluster.add_at(id, addr).await?;
     }
     // A directory of an earlier run is a cluster already.
-    let is_new = cluster.status(1).await?.members.is_empty();
-    let leader = if is_new { cluster.init().await? } else { cluster.leader().await? };
+    let mut known = BTreeMap::new();
+    for id in cluster.ids() {
+        known.insert(id, cluster.status(id).await?.members.into_keys().collect());
+    }
+    let leader = match outside(&known) {
+        Some(none) if none == cluster.ids() => cluster.init().await?,
+        Some(none) => {
+            cluster.stop().await?;
+            bail!("{} has a cluster without the nodes {none:?}: give it as many nodes as before", dir.display());
+        }
+        None => cluster.leader().await?,
+    };
     println!("{}", usage(leader, &cluster.addr(1)?.client));
     let ended = watch(&mut cluster).await;
     println!("stopping");
     ended.and(cluster.stop().await)
+}
+
+/// Who is in no cluster, by the members that each knows: those that know none, and that none of the others knows.
+fn outside(known: &BTreeMap<NodeId, BTreeSet<NodeId>>) -> Option<BTreeSet<NodeId>> {
+    let members: BTreeSet<_> = known.values().flatten().copied().collect();
+    let outside: BTreeSet<_> = known.keys().filter(|id| !members.contains(id)).copied().collect();
+    (!outside.is_empty()).then_some(outside)
 }
 
 fn usage(leader: u64, client: &str) -> String {
@@ -68,5 +86,22 @@ async fn watch(cluster: &mut LocalCluster) -> Result<()> {
                 bail!("node {id} ended with {exit:?}: {}", cluster.node(id).stderr());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_no_cluster_has_is_not_taken_for_one_of_an_earlier_run() {
+        let of = |known: &[(NodeId, &[NodeId])]| {
+            outside(&known.iter().map(|(id, members)| (*id, members.iter().copied().collect())).collect())
+        };
+        assert_eq!(of(&[(1, &[]), (2, &[])]), Some([1, 2].into()));
+        assert_eq!(of(&[(1, &[1, 2]), (2, &[1, 2])]), None);
+        // It was made a cluster, and ended before the other had heard of it.
+        assert_eq!(of(&[(1, &[1, 2]), (2, &[])]), None);
+        assert_eq!(of(&[(1, &[1, 2]), (2, &[1, 2]), (3, &[]), (4, &[])]), Some([3, 4].into()));
     }
 }
