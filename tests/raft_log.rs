@@ -971,7 +971,8 @@ fn another_nodes_or_programs_directory_is_taken_for_its_own() {
 
 #[test]
 fn a_log_that_somebody_else_wrote_to_is_taken_for_whole() {
-    let spoilt: [(fn(&Log), &str); 4] = [
+    type Spoil = fn(&Log);
+    let spoilt: [(Spoil, &str); 4] = [
         (|log| log.compact_to(2, 1).unwrap(), "compacted by something else"),
         (|log| log.put_meta(b"raft/vote", b"\x01\xff").unwrap(), "the vote in"),
         (|log| log.put_meta(b"raft/committed", b"\x02\x01\x01\x01").unwrap(), "a newer one wrote it"),
