@@ -246,8 +246,10 @@ impl RaftNetwork<Kv> for Link {
             }
             2 if is_lossy => {
                 // One look at it, and then it is dropped.
-                let given_up = tokio::time::timeout(Duration::ZERO, sent).await;
-                given_up.unwrap_or_else(|_| Err(lost("it was given up")))
+                match tokio::time::timeout(Duration::ZERO, sent).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(lost("it was given up")),
+                }
             }
             _ => sent.await,
         }
