@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use super::disk::SmallDisk;
 use super::proxy::{Harm, Link, Weather};
 use super::schedule::{Links, Whom};
+use super::watcher::Sight;
 use super::{Broken, report};
 use crate::api::ClusterStatus;
 use crate::args::{IoMode, Plant, SEGMENT_BYTES_MIN};
@@ -49,6 +50,8 @@ pub(crate) struct Cluster {
     pub(crate) watcher: KvClient,
     pub(crate) admin: KvClient,
     pub(crate) harm: Arc<Harm>,
+    /// What was seen whenever somebody looked.
+    pub(crate) sight: Sight,
     /// Nodes that stopped because their disk was full.
     pub(crate) full_exits: u64,
     pub(crate) restarts: u64,
@@ -81,7 +84,8 @@ impl Cluster {
         let clients: Vec<String> = places.iter().map(|place| place.addr.client.clone()).collect();
         let watcher = KvClient::new(clients.clone()).timeout(Duration::from_millis(1000));
         let admin = KvClient::new(clients).timeout(Duration::from_secs(10));
-        let mut cluster = Cluster { settings, places, links, watcher, admin, harm, full_exits: 0, restarts: 0 };
+        let (sight, full_exits, restarts) = (Sight::default(), 0, 0);
+        let mut cluster = Cluster { settings, places, links, watcher, admin, harm, sight, full_exits, restarts };
         cluster.start_all().await?;
         let nodes: BTreeMap<NodeId, NodeAddr> =
             cluster.places.iter().map(|place| (place.id, place.addr.clone())).collect();
@@ -126,7 +130,7 @@ impl Cluster {
         if place.process.is_none() || place.is_paused {
             return None;
         }
-        self.watcher.cluster_status(&place.addr.client).await.ok()
+        self.watcher.cluster_status(&place.addr.client).await.inspect(|status| self.sight.note(status)).ok()
     }
 
     /// What all nodes see, in turn.

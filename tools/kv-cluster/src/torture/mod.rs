@@ -293,15 +293,17 @@ impl Run<'_> {
         };
         let start = |number: u64| clients::start(number as u32, self.seed, shared.clone(), stopped.clone());
         let clients: Vec<JoinHandle<()>> = (0..self.args.clients).map(start).collect();
-        let watcher = tokio::spawn(watcher::watch(cluster.clients(), stopped.clone()));
+        let watcher = tokio::spawn(watcher::watch(cluster.clients(), cluster.sight.clone(), stopped.clone()));
         let began = Instant::now();
         let mut nemesis = Nemesis { cluster, report: &mut self.report, findings: &self.findings, began };
-        nemesis.play(&self.plan, Duration::from_secs(self.args.seconds)).await?;
+        let played = nemesis.play(&self.plan, Duration::from_secs(self.args.seconds)).await;
+        // Also where it failed: what the clients are about to hear belongs to the history.
         stop.send_replace(true);
         for client in clients {
             client.await?;
         }
-        watcher.await?.tell(&mut self.report);
+        watcher.await?;
+        played?;
         self.finish(&ledger, kinds).await
     }
 
@@ -354,6 +356,7 @@ impl Run<'_> {
         self.report.pieces_held = of(&cluster.harm.pieces_held);
         self.report.pieces_swallowed = of(&cluster.harm.pieces_swallowed);
         self.report.pieces_slowed = of(&cluster.harm.pieces_slowed);
+        cluster.sight.tell(&mut self.report);
         self.report.restarts = cluster.restarts - cluster.len() as u64;
         self.report.full_disk_refusals = cluster.full_exits;
         self.findings.tell(&mut self.report);

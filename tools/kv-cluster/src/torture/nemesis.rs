@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::cluster::{Cluster, PATIENCE};
+use super::proxy::Weather;
 use super::report::Report;
 use super::schedule::{Fault, Kind, Plan, Step, Whom};
 use super::{Broken, Findings};
@@ -45,12 +46,14 @@ impl Nemesis<'_> {
     }
 
     async fn step(&mut self, step: &Step) -> Result<()> {
+        let weather = step.shall_show().map(|weather| (weather, self.cluster.harm.met(weather)));
         self.bring(step.fault).await?;
         if let Some(then) = step.then {
             self.hold(step.hold / 2).await?;
             self.bring(then).await?;
         }
         self.hold(step.hold).await?;
+        self.until_met(weather).await?;
         let began = Instant::now();
         while step.lasts_for_a_successor() && self.cluster.leader().await.is_none() && began.elapsed() < NOTICE {
             self.hold(LOOK).await?;
@@ -60,6 +63,17 @@ impl Nemesis<'_> {
         self.cluster.settle().await?;
         self.report.longest_recovery_ms = self.report.longest_recovery_ms.max(began.elapsed().as_millis() as u64);
         self.hold(step.quiet).await
+    }
+
+    /// Waits, for a while, until a weather was met more often than this.
+    async fn until_met(&mut self, weather: Option<(Weather, u64)>) -> Result<()> {
+        let began = Instant::now();
+        while weather.is_some_and(|(weather, before)| self.cluster.harm.met(weather) == before)
+            && began.elapsed() < NOTICE
+        {
+            self.hold(LOOK).await?;
+        }
+        Ok(())
     }
 
     /// Waits, and looks after the nodes and the findings meanwhile.
@@ -169,6 +183,7 @@ impl Nemesis<'_> {
             self.vote(self.cluster.ids_but(Some(at))).await?;
             self.cluster.kill(at).await?;
             self.cluster.wipe(at)?;
+            self.leave_nothing_but_snapshots(at).await?;
             self.cluster.start_all().await?;
             if let Some(after) = dies_after {
                 self.learn(at).await?;
@@ -179,6 +194,24 @@ impl Nemesis<'_> {
             }
             self.join(at).await?;
             self.report.members_replaced += 1;
+            self.report.members_sent_a_snapshot += 1;
+        }
+        Ok(())
+    }
+
+    /// Waits until every other node has forgotten the beginning of its log: who comes with nothing has no way to catch
+    /// up then but a snapshot, whoever leads. Nobody has to look at the right moment to see that it was sent one.
+    async fn leave_nothing_but_snapshots(&mut self, without: usize) -> Result<()> {
+        let began = Instant::now();
+        for at in (0..self.cluster.len()).filter(|at| *at != without) {
+            while self.cluster.status(at).await.is_none_or(|status| status.purged.is_none()) {
+                if began.elapsed() > PATIENCE {
+                    let seen = self.cluster.statuses().await;
+                    return Err(Broken(format!("the log was not compacted in {PATIENCE:?}: {seen:#?}")).into());
+                }
+                let _ = self.cluster.watcher.snapshot(&self.cluster.addr(at).client).await;
+                self.hold(LOOK).await?;
+            }
         }
         Ok(())
     }

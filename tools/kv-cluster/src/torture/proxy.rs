@@ -47,6 +47,20 @@ pub(crate) struct Harm {
     pub(crate) pieces_slowed: AtomicU64,
 }
 
+impl Harm {
+    /// How often a weather was met.
+    pub(crate) fn met(&self, weather: Weather) -> u64 {
+        let count = match weather {
+            Weather::Fair => return 0,
+            Weather::Slow(_) => &self.pieces_slowed,
+            Weather::Held => &self.pieces_held,
+            Weather::Deaf => &self.pieces_swallowed,
+            Weather::Cut => &self.connections_cut,
+        };
+        count.load(Ordering::Relaxed)
+    }
+}
+
 /// A link, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Link {

@@ -54,7 +54,10 @@ pub(crate) struct Report {
     /// Nodes that stopped because their disk was full, and requests that were answered so.
     pub(crate) full_disk_refusals: u64,
     pub(crate) snapshots_made: u64,
+    /// As far as it was seen.
     pub(crate) snapshots_transferred: u64,
+    /// New members that had no other way to catch up.
+    pub(crate) members_sent_a_snapshot: u64,
     pub(crate) members_replaced: u64,
     pub(crate) membership_changes: u64,
     pub(crate) longest_recovery_ms: u64,
@@ -99,14 +102,16 @@ impl Report {
             ("kills of followers", kill, self.kills_of_followers),
             ("kills of all nodes at once", kill, self.kills_of_all),
             ("stops on request", kill, self.stops),
-            ("changes of the leader", kill || pause, self.leader_changes),
+            ("changes of the leader", kill, self.leader_changes),
             ("pauses of leaders", pause, self.pauses_of_leaders),
             ("pauses of followers", pause, self.pauses_of_followers),
             ("connections that were cut", wanted(Kind::Cut), self.connections_cut),
+            ("pieces that were held back", wanted(Kind::Cut), self.pieces_held),
+            ("pieces that were swallowed", wanted(Kind::Cut), self.pieces_swallowed),
             ("pieces that came late", wanted(Kind::Slow), self.pieces_slowed),
             ("refusals for a full disk", wanted(Kind::Full), self.full_disk_refusals),
             ("members that were replaced", wanted(Kind::Wipe), self.members_replaced),
-            ("snapshots that were transferred", wanted(Kind::Wipe), self.snapshots_transferred),
+            ("new members that were sent a snapshot", wanted(Kind::Wipe), self.members_sent_a_snapshot),
             ("changes of the membership", wanted(Kind::Member), self.membership_changes),
             ("snapshots that were made", wanted(Kind::Snapshot), self.snapshots_made),
         ];
@@ -140,7 +145,13 @@ impl Report {
             ),
             ("full disk", format!("{} refusals", self.full_disk_refusals)),
             ("snapshots", format!("{} made, {} transferred", self.snapshots_made, self.snapshots_transferred)),
-            ("members", format!("{} replaced, {} changes", self.members_replaced, self.membership_changes)),
+            (
+                "members",
+                format!(
+                    "{} replaced, {} of them by a snapshot; {} changes",
+                    self.members_replaced, self.members_sent_a_snapshot, self.membership_changes
+                ),
+            ),
             ("recovery", format!("{} ms at the longest", self.longest_recovery_ms)),
             (
                 "operations",
@@ -187,6 +198,9 @@ mod tests {
         let all: BTreeSet<Kind> = <Kind as clap::ValueEnum>::value_variants().iter().copied().collect();
         let nothing = Report::default();
         assert!(nothing.missing(&all).len() >= 15);
+        for weather in ["connections that were cut", "pieces that were held back", "pieces that were swallowed"] {
+            assert!(nothing.missing(&all).contains(&weather));
+        }
         let only_kills = nothing.missing(&BTreeSet::from([Kind::Kill]));
         assert!(only_kills.contains(&"kills of leaders") && !only_kills.contains(&"refusals for a full disk"));
         let skipped = Report { skipped: BTreeSet::from([Kind::Full]), ..Report::default() };

@@ -1,8 +1,10 @@
 //! Looks at all nodes again and again, to count what only they can tell: who led, and where snapshots came from.
 //!
-//! What happens between two looks and leaves no trace is not counted: the counts are lower bounds.
+//! What happens between two looks and leaves no trace is not counted: the counts are lower bounds. What a run has to have
+//! met must not hang on that, so what others see while they wait for it (see `cluster`) is noted as well.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -25,19 +27,33 @@ pub(crate) struct Seen {
     sent: BTreeSet<(NodeId, u64)>,
 }
 
+/// What was seen by all who look.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sight(Arc<Mutex<Seen>>);
+
+impl Sight {
+    /// Notes what a node told.
+    pub(crate) fn note(&self, status: &ClusterStatus) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).note(status);
+    }
+
+    /// Takes it over into the report.
+    pub(crate) fn tell(&self, report: &mut Report) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tell(report);
+    }
+}
+
 /// Looks until it is told to stop.
-pub(crate) async fn watch(addrs: Vec<String>, stop: watch::Receiver<bool>) -> Seen {
+pub(crate) async fn watch(addrs: Vec<String>, sight: Sight, stop: watch::Receiver<bool>) {
     let client = KvClient::new(addrs.clone()).timeout(Duration::from_millis(500));
-    let mut seen = Seen::default();
     while !*stop.borrow() {
         for addr in &addrs {
             if let Ok(status) = client.cluster_status(addr).await {
-                seen.note(&status);
+                sight.note(&status);
             }
         }
         tokio::time::sleep(LOOK).await;
     }
-    seen
 }
 
 impl Seen {
@@ -52,8 +68,7 @@ impl Seen {
         snapshots.insert((status.id, snapshot.index));
     }
 
-    /// Takes it over into the report.
-    pub(crate) fn tell(&self, report: &mut Report) {
+    fn tell(&self, report: &mut Report) {
         report.leader_changes = self.leaders.len().saturating_sub(1) as u64;
         report.snapshots_made = self.made.len() as u64;
         report.snapshots_transferred = self.sent.len() as u64;
