@@ -2,11 +2,14 @@
 
 mod cluster;
 
+use std::time::Instant;
+
 use cluster::{program, refused, scratch, send, small, started};
 use reqwest::Method;
 use ringwal_kv_cluster::api::{ErrorAnswer, Outcome};
-use ringwal_kv_cluster::local::LocalCluster;
+use ringwal_kv_cluster::local::{LocalCluster, PATIENCE};
 use ringwal_kv_cluster::types::{KEY_BYTES_MAX, NodeAddr, VALUE_BYTES_MAX};
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn keys_and_values_are_any_bytes_and_come_back_in_order() {
@@ -88,6 +91,8 @@ async fn changes_of_the_cluster_that_make_no_sense_are_refused() {
     refused(send(Method::POST, addr, "/v1/cluster/init", init).await, 409, "already_initialized").await;
     let taken = r#"{"id":1,"peer":"127.0.0.1:1","client":"127.0.0.1:2"}"#;
     refused(send(Method::POST, addr, "/v1/cluster/learners", taken).await, 409, "id_in_use").await;
+    let again = serde_json::json!({"id": 1, "peer": cluster.addr(1).unwrap().peer, "client": addr}).to_string();
+    refused(send(Method::POST, addr, "/v1/cluster/learners", again).await, 409, "id_in_use").await;
     let nowhere = r#"{"id":2,"peer":"127.0.0.1","client":"127.0.0.1:2"}"#;
     refused(send(Method::POST, addr, "/v1/cluster/learners", nowhere).await, 400, "bad_request").await;
     for voters in [r#"{"ids":[]}"#, r#"{"ids":[1,7]}"#, r#"{"ids":"1"}"#, "[1]"] {
@@ -197,4 +202,43 @@ async fn figures_are_told_of_the_cluster_the_requests_and_the_log() {
     }
     assert!(value("ringwal_cluster_log_write_seconds_count") >= 2.0);
     assert!(value("ringwal_cluster_log_written_bytes_total") >= 8192.0);
+}
+
+#[tokio::test]
+async fn requests_that_send_nothing_of_what_they_announce_are_not_let_in_without_bound() {
+    let (_dir, cluster) = started(1, |_| {}).await;
+    let addr = cluster.addr(1).unwrap().client.clone();
+    let mut held = Vec::new();
+    let mut announce = async |bytes: usize| {
+        let head = format!("PUT /v1/kv/k HTTP/1.1\r\nhost: n\r\ncontent-length: {bytes}\r\n\r\n");
+        let mut connection = tokio::net::TcpStream::connect(&addr).await.unwrap();
+        connection.write_all(head.as_bytes()).await.unwrap();
+        held.push(connection);
+    };
+    for _ in 0..260 {
+        announce(VALUE_BYTES_MAX).await;
+    }
+    // What is left goes to smaller ones, when the others have arrived.
+    let until = Instant::now() + PATIENCE;
+    loop {
+        announce(100 << 10).await;
+        announce(1000).await;
+        let response = send(Method::PUT, &addr, "/v1/kv/k", "v").await;
+        if response.status() == 503 {
+            refused(response, 503, "overloaded").await;
+            break;
+        }
+        assert!(Instant::now() < until, "all are let in");
+    }
+    drop(held);
+    cluster.client().timeout(PATIENCE).put(b"k", b"v").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_is_refused_by_what_its_path_may_have() {
+    let (_dir, cluster) = started(1, |_| {}).await;
+    let addr = cluster.addr(1).unwrap().client.clone();
+    let large = vec![b' '; 100 << 10];
+    refused(send(Method::PUT, &addr, "/v1/cluster/voters", large.clone()).await, 413, "too_large").await;
+    refused(send(Method::POST, &addr, "/v1/cas/k", large).await, 400, "bad_request").await;
 }
