@@ -363,6 +363,104 @@ fn entries_that_were_never_committed_come_back_under_an_installed_snapshot() {
 }
 
 #[test]
+fn a_shorter_log_of_a_later_leader_stops_a_node_that_is_sent_a_snapshot() {
+    // Written by a leader that nobody else heard of, whose term is above that of the last entry committed.
+    for (last, purged) in [(id(2, 5), id(1, 10)), (id(2, 5), id(1, 5)), (id(9, 4), id(3, 5))] {
+        let disk = SimDisk::new(1);
+        let log = open(&disk);
+        append(&log, entries(1, 1..last.index));
+        append(&log, entries(last.leader_id.term, last.index..last.index + 1));
+        purge(&log, purged);
+        assert_eq!(state(&log), (Some(purged), Some(purged)));
+        log.log().sync().unwrap();
+        let gone = Seen { purged: Some(purged), ..Seen::default() };
+        assert_eq!(Seen::on(&disk.crash_point().lose_all()), gone);
+        append(&log, entries(3, purged.index + 1..purged.index + 3));
+        assert_eq!(read(&log, 0..99), entries(3, purged.index + 1..purged.index + 3));
+    }
+}
+
+#[test]
+fn a_purge_under_an_installed_snapshot_that_a_full_disk_refuses() {
+    // Past all, and among entries of an earlier term and so none of which may stay.
+    for (term, behind) in [(1, 100), (9, 100), (9, 0)] {
+        let disk = SimDisk::new(1);
+        let log = open(&disk);
+        let mut next = fill_up(&disk, &log);
+        let purged = id(term, next - 4 + behind);
+        purge(&log, purged);
+        assert_eq!(state(&log), (Some(purged), Some(purged)));
+        next = purged.index + 1;
+        eventually("room is made by purging", || {
+            block_on(log.clone().blocking_append(entries(9, next..next + 1))).is_ok()
+        });
+        drop(log);
+        assert_eq!(Seen::on(&disk).entries, [id(9, next)]);
+    }
+}
+
+/// Appends until the disk has no room for more, and gives the next index.
+fn fill_up(disk: &SimDisk, log: &RaftLog<Types>) -> u64 {
+    let mut next = 1;
+    while log.log().segments().len() < 4 {
+        append(log, entries(1, next..next + 1));
+        next += 1;
+    }
+    disk.set_capacity(Some(disk.used_bytes()));
+    while block_on(log.clone().blocking_append(entries(1, next..next + 1))).is_ok() {
+        next += 1;
+        assert!(next < 1000, "the disk is never full");
+    }
+    next
+}
+
+fn large(index: u64, bytes: usize) -> Entry<Types> {
+    Entry { log_id: id(1, index), payload: EntryPayload::Normal("x".repeat(bytes)) }
+}
+
+#[test]
+fn a_message_that_is_larger_than_a_batch_of_the_log_stops_the_node() {
+    let held = HeldNode::after(|log| commit(log, id(1, 0)));
+    let sent: Vec<_> = (1..40).map(|index| large(index, 100 * index as usize % 1500)).collect();
+    let total: usize = (1..40).map(|index| 100 * index % 1500).sum();
+    assert!(total > 3 * held.log.entry_bytes_max());
+    let (acknowledged, mut log, message) = (AtomicBool::new(false), held.log.clone(), sent.clone());
+    let mut appending = Box::pin(async {
+        log.blocking_append(message).await.unwrap();
+        acknowledged.store(true, Ordering::Relaxed);
+    });
+    assert!(poll_once(&mut appending).is_pending());
+    held.wait_for_write();
+    assert!(poll_once(&mut appending).is_pending() && !acknowledged.load(Ordering::Relaxed));
+    held.release();
+    block_on(appending);
+    assert_eq!(read(&held.log, 0..99), sent);
+    assert_eq!(state(&held.log), (None, Some(id(1, 39))));
+    let log = open(&held.disk.crash_point().lose_all());
+    assert_eq!((read(&log, 0..99), block_on(log.clone().read_committed()).unwrap()), (sent, Some(id(1, 0))));
+}
+
+#[test]
+fn an_entry_as_large_as_is_promised_stops_the_node() {
+    let disk = SimDisk::new(1);
+    let log = open(&disk);
+    append(&log, vec![large(1, 1000)]);
+    let added = log.log().get(1).unwrap().command.len() - 1000;
+    let largest = log.entry_bytes_max() - added;
+    for index in 2..9 {
+        // The committed log id waits for a batch that has room for it.
+        commit(&log, id(1, index - 1));
+        append(&log, vec![large(index, largest)]);
+        assert_eq!(log.log().get(index).unwrap().command.len(), log.entry_bytes_max());
+    }
+    append(&log, entries(1, 9..10));
+    assert_eq!(block_on(open(&disk.crash_point().lose_all()).read_committed()).unwrap(), Some(id(1, 7)));
+    let refused = block_on(log.clone().blocking_append([large(10, largest + 1)])).unwrap_err();
+    assert!(refused.to_string().contains("is too large"), "{refused}");
+    assert!(matches!(&*log.failure().unwrap(), RaftError::Log(Error::TooLarge { .. })));
+}
+
+#[test]
 fn a_purge_that_takes_back_an_earlier_one() {
     let disk = SimDisk::new(1);
     let log = open(&disk);

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use cluster::{Kv, Net, Store, open_on, run, set, small};
-use common::{block_on, scratch};
+use common::{block_on, poll_once, scratch};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::{
-    BasicNode, CommittedLeaderId, Entry, EntryPayload, LogId, Membership, RaftSnapshotBuilder, Snapshot, StorageHelper,
-    StoredMembership,
+    BasicNode, CommittedLeaderId, Entry, EntryPayload, LogId, Membership, RaftLogReader, RaftSnapshotBuilder, Snapshot,
+    StorageHelper, StoredMembership,
 };
 use ringwal::machine::{CounterCommand, CounterStateMachine, KvStateMachine};
 use ringwal::raft::{self, RaftError, RaftSnapshot};
@@ -556,6 +556,114 @@ fn an_interrupted_installation_is_finished_by_the_next_start() {
         assert_eq!((log.last_purged_log_id, log.last_log_id), (Some(id(300)), Some(id(300))));
         block_on(store.log.blocking_append([write(301)])).unwrap();
         fill(&mut store, 301);
+    }
+}
+
+/// An entry of a leader whose entries never came to be committed.
+fn lost(term: u64, index: u64) -> Entry<Kv> {
+    let log_id = LogId::new(CommittedLeaderId::new(term, 3), index);
+    Entry { log_id, payload: EntryPayload::Normal(set("lost", index)) }
+}
+
+#[test]
+fn a_log_that_does_not_go_on_from_a_snapshot_that_arrived_stops_every_start() {
+    // Shorter and of a later leader; as long, and longer, with other entries in their places.
+    for (from, to) in [(5, 6), (40, 51), (40, 61)] {
+        for term in [1, 2, 7] {
+            let disk = SimDisk::new(1);
+            lived(&disk, from - 1, &[], None);
+            let (sender, snapshot) = other(50);
+            let bytes = bytes_of(snapshot);
+            let mut store = sim(&disk);
+            begin_again(&mut store);
+            block_on(store.log.blocking_append((from..to).map(|index| lost(term, index)))).unwrap();
+            let mut data = begin(&mut store);
+            send(&mut data, 0, &bytes).unwrap();
+            block_on(data.shutdown()).unwrap();
+            let image = disk.crash_point().keep_completed();
+            let mut store = sim(&image);
+            let log = block_on(store.log.get_log_state()).unwrap();
+            assert_eq!((log.last_purged_log_id, log.last_log_id), (Some(id(50)), Some(id(50))), "{from}..{to}");
+            begin_again(&mut store);
+            assert_eq!(content(&store), content(&sender));
+            assert!(block_on(store.log.try_get_log_entries(..)).unwrap().is_empty(), "they would be sent on");
+            block_on(store.log.blocking_append([write(51)])).unwrap();
+            fill(&mut store, 51);
+        }
+    }
+}
+
+#[test]
+fn a_log_that_goes_on_from_a_snapshot_is_dropped_by_a_start() {
+    let disk = SimDisk::new(1);
+    lived(&disk, 60, &[50], None);
+    let mut store = sim(&disk);
+    let log = block_on(store.log.get_log_state()).unwrap();
+    assert_eq!((log.last_purged_log_id, log.last_log_id), (None, Some(id(60))));
+    drop(store);
+    store = sim(&disk);
+    assert_eq!(block_on(store.log.try_get_log_entries(..)).unwrap().len(), 61);
+}
+
+#[test]
+fn a_log_that_is_purged_under_a_snapshot_that_is_not_there_yet() {
+    let disk = SimDisk::new(1);
+    lived(&disk, 20, &[], None);
+    let (sender, snapshot) = other(300);
+    let meta = snapshot.meta.clone();
+    let bytes = bytes_of(snapshot);
+    let mut store = sim(&disk);
+    begin_again(&mut store);
+    // An own transport that forgets the `shutdown`; openraft purges as soon as it has asked for the installation.
+    let mut data = begin(&mut store);
+    send(&mut data, 0, &bytes).unwrap();
+    let mut log = store.log.clone();
+    let mut purging = Box::pin(async move { log.purge(id(300)).await });
+    assert!(poll_once(&mut purging).is_pending());
+    let image = disk.crash_point().keep_completed();
+    let mut crashed = open_on(Arc::new(image), 1, small()).unwrap();
+    begin_again(&mut crashed);
+    assert_eq!(crashed.machine.handle().last_applied(), Some(20), "all that was acknowledged is there");
+    block_on(store.machine.install_snapshot(&meta, data)).unwrap();
+    block_on(purging).unwrap();
+    assert_eq!(content(&store), content(&sender));
+    let image = disk.crash_point().keep_completed();
+    let mut crashed = open_on(Arc::new(image), 1, small()).unwrap();
+    begin_again(&mut crashed);
+    assert_eq!(content(&crashed), content(&sender));
+}
+
+#[test]
+fn a_purge_that_waits_for_ever_or_goes_ahead_where_the_snapshot_never_comes() {
+    let (_sender, snapshot) = other(300);
+    let meta = snapshot.meta.clone();
+    let bytes = bytes_of(snapshot);
+    for end in ["torn", "given up", "the machine is gone", "torn before the purge"] {
+        let disk = SimDisk::new(1);
+        lived(&disk, 20, &[], None);
+        let mut store = sim(&disk);
+        begin_again(&mut store);
+        let mut data = begin(&mut store);
+        send(&mut data, 0, &bytes[..bytes.len() / 2]).unwrap();
+        let mut log = store.log.clone();
+        let mut purging = Box::pin(async move { log.purge(id(300)).await });
+        let mut data = Some(data);
+        if end == "torn before the purge" {
+            block_on(store.machine.install_snapshot(&meta, data.take().unwrap())).unwrap_err();
+        } else {
+            assert!(poll_once(&mut purging).is_pending(), "{end}");
+        }
+        let handle = store.log.clone();
+        match end {
+            "torn" => drop(block_on(store.machine.install_snapshot(&meta, data.take().unwrap())).unwrap_err()),
+            "given up" => drop(data.take()),
+            "the machine is gone" => drop(store),
+            _ => {}
+        }
+        let refused = block_on(purging).unwrap_err().to_string();
+        assert!(refused.contains("was not installed"), "{end}: {refused}");
+        assert!(matches!(&*handle.failure().unwrap(), RaftError::NotInstalled { index: 300, .. }), "{end}");
+        assert_eq!(block_on(handle.clone().try_get_log_entries(..)).unwrap().len(), 21, "{end}");
     }
 }
 

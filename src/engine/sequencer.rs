@@ -300,7 +300,7 @@ impl Sequencer {
         }
         let bytes = operations.iter().map(Operation::encoded_bytes).sum();
         self.check_batch_bytes(bytes)?;
-        self.reserve(bytes, self.class_of(&operations))?;
+        self.reserve(bytes, self.class_of(&operations, outline.state.first.is_none()))?;
         let mut entries = operations.iter().filter_map(entry_index);
         let indexes = match entries.next() {
             Some(first) => first..entries.last().unwrap_or(first) + 1,
@@ -318,19 +318,26 @@ impl Sequencer {
     }
 
     /// What fits any segment that the batch may have to go to.
-    fn batch_bytes_max(&self) -> u64 {
+    pub(crate) fn batch_bytes_max(&self) -> u64 {
         let spares = self.spares.iter().map(|spare| spare.block_bytes);
         let block_bytes = spares.fold(self.active.block_bytes.max(self.limits.block_bytes), u32::max);
         space::batch_bytes_max(self.active.segment_bytes, block_bytes)
     }
 
-    fn class_of(&self, operations: &[Operation]) -> Class {
+    /// A truncation that is there for a compaction which leaves no entry belongs to that: it must go on a full disk too.
+    fn class_of(&self, operations: &[Operation], leaves_none: bool) -> Class {
+        let compacts = |operation: &Operation| matches!(operation, Operation::Compact { .. });
+        let clears = leaves_none && operations.iter().any(compacts);
+        let is_data = |operation: &Operation| match operation {
+            Operation::Entry { .. } => true,
+            Operation::Truncate { .. } => !clears,
+            _ => false,
+        };
         let frees = |operation: &Operation| match operation {
             Operation::Compact { index, .. } => self.ledger.ranges.frees(*index),
             _ => false,
         };
-        if operations.iter().any(|operation| matches!(operation, Operation::Entry { .. } | Operation::Truncate { .. }))
-        {
+        if operations.iter().any(is_data) {
             Class::Data
         } else if operations.iter().any(frees) {
             Class::Vital

@@ -321,6 +321,12 @@ impl Log {
         std::future::poll_fn(accept).await
     }
 
+    /// The most bytes that the operations of one batch may take.
+    #[cfg(feature = "openraft")]
+    pub(crate) fn batch_bytes_max(&self) -> u64 {
+        self.shared().core().sequencer.batch_bytes_max()
+    }
+
     /// Accepts a batch without ever waiting.
     ///
     /// # Errors

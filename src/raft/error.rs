@@ -128,6 +128,16 @@ pub enum RaftError {
         /// What was announced.
         announced: String,
     },
+    /// The snapshot that was to stand for a part of the log was not installed, and so that is not purged.
+    #[error(
+        "the log in {path} is not purged up to index {index}: the snapshot that stands for it was not installed; start the node again, and have it sent once more"
+    )]
+    NotInstalled {
+        /// The directory.
+        path: PathBuf,
+        /// Up to where it was to be purged.
+        index: u64,
+    },
     /// An entry was to be applied that was applied before.
     #[error("the entry at index {index} was applied already, and the next one is {next}: nothing is applied twice")]
     AppliedTwice {

@@ -23,12 +23,14 @@ use openraft::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::arrivals::Arrivals;
 use super::codec::{self, CodecError};
 use super::error::{RaftError, io_error, storage_error};
 use crate::config::{Config, Durability};
 use crate::disk::Disk;
 use crate::entry::LogEntry;
 use crate::error::Error;
+use crate::format::frame::operation_bytes;
 use crate::log::{Batch, Callback, Log, Pending, disk_of};
 use crate::segment::recover::RecoveryReport;
 
@@ -59,6 +61,8 @@ struct Inner<C: RaftTypeConfig> {
     /// Locked under the log's lock, and never the other way round.
     ids: Mutex<Ids<C>>,
     failure: Arc<Failure>,
+    /// Of the machine beside it, if that is this crate's.
+    arrivals: OnceLock<Arrivals>,
 }
 
 /// The first error that openraft was told of.
@@ -142,7 +146,10 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
         opening.check_owner(&node_id, &format!("raft/{kind}"))?;
         let ids = opening.ids::<C>()?;
         let failure = Arc::new(Failure { first: OnceLock::new(), directory: path });
-        Ok((RaftLog { inner: Arc::new(Inner { log, ids: Mutex::new(ids), failure }) }, report))
+        Ok((
+            RaftLog { inner: Arc::new(Inner { log, ids: Mutex::new(ids), failure, arrivals: OnceLock::new() }) },
+            report,
+        ))
     }
 }
 
@@ -156,6 +163,17 @@ impl<C: RaftTypeConfig> RaftLog<C> {
     /// next, is seen here.
     pub fn failure(&self) -> Option<Arc<RaftError>> {
         self.inner.failure.first.get().cloned()
+    }
+
+    /// The largest entry that this log can take, in bytes of its encoded form: the command's own encoding, and what
+    /// openraft adds, which is less than 100 bytes where the node id is a number. It depends on the size of the segments,
+    /// which may be another on another node.
+    ///
+    /// A larger one stops the node that is to append it, each time it is sent: refuse such a command before it is
+    /// proposed.
+    pub fn entry_bytes_max(&self) -> usize {
+        let bytes = (self.inner.log.batch_bytes_max() & !7).saturating_sub(operation_bytes(0));
+        bytes.min(u32::MAX.into()) as usize
     }
 
     /// Writes what was only kept in memory, drains and closes the log; openraft's calls fail from then on. Blocks: shut the
@@ -267,13 +285,19 @@ impl<C: RaftTypeConfig> Inner<C> {
     }
 
     /// Accepts a batch, the committed log id with it, and notes what that changes in the step that accepts.
-    async fn accept(
+    async fn accept(&self, batch: Batch, note: impl FnOnce(&mut Ids<C>) + Send) -> Outcome<Pending> {
+        self.accept_within(u64::MAX, batch, None, note).await
+    }
+
+    /// As [`accept`](Inner::accept); the committed log id goes with it where it takes no more than so many bytes.
+    async fn accept_within(
         &self,
+        room: u64,
         batch: Batch,
         callback: Option<Callback>,
         note: impl FnOnce(&mut Ids<C>) + Send,
     ) -> Outcome<Pending> {
-        let (batch, committed) = self.ids().ride(batch)?;
+        let (batch, committed) = self.ids().ride(batch, room)?;
         let note = |_: &Pending| {
             let mut ids = self.ids();
             ids.committed_in_log = committed;
@@ -284,7 +308,7 @@ impl<C: RaftTypeConfig> Inner<C> {
 
     /// Lets the log have the committed log id, where it did not go with anything yet.
     fn leave_committed(&self) {
-        let Ok((batch, committed)) = self.ids().ride(Batch::new()) else { return };
+        let Ok((batch, committed)) = self.ids().ride(Batch::new(), u64::MAX) else { return };
         if batch.is_empty() {
             return;
         }
@@ -343,33 +367,62 @@ impl<C: RaftTypeConfig> Drop for Inner<C> {
 }
 
 impl<C: RaftTypeConfig> Ids<C> {
-    /// Adds the committed log id to a batch, where the log does not have it; gives the one that the log has then.
-    fn ride(&mut self, batch: Batch) -> Outcome<(Batch, Option<LogId<C::NodeId>>)> {
+    /// Adds the committed log id to a batch, where the log does not have it and it fits; gives the one that the log has
+    /// then.
+    fn ride(&mut self, batch: Batch, room: u64) -> Outcome<(Batch, Option<LogId<C::NodeId>>)> {
         if self.committed == self.committed_in_log {
             return Ok((batch, self.committed.clone()));
         }
         let batch = match &self.committed {
-            Some(committed) => batch.put_meta_shared(COMMITTED, encode(committed, &mut self.buffer)?),
+            Some(committed) => {
+                let bytes = encode(committed, &mut self.buffer)?;
+                if operation_bytes(COMMITTED.len() + bytes.len()) > room {
+                    return Ok((batch, self.committed_in_log.clone()));
+                }
+                batch.put_meta_shared(COMMITTED, bytes)
+            }
             None => batch.delete_meta(COMMITTED),
         };
         Ok((batch, self.committed.clone()))
     }
 
-    /// A batch of the entries that the log does not have behind it already, and the last of them.
-    fn batch_of(&mut self, entries: impl Iterator<Item = Entry<C>>) -> Outcome<(Batch, Option<LogId<C::NodeId>>)>
+    /// The entries that the log does not have behind it already, in batches of so many bytes at the most, unless one
+    /// entry alone has more: it is refused as that. There is a last batch, though it may be empty.
+    fn pieces_of(&mut self, entries: impl Iterator<Item = Entry<C>>, bytes_max: u64) -> Outcome<Vec<Piece<C>>>
     where
         C: RaftTypeConfig<Entry = Entry<C>>,
     {
-        let (mut batch, mut last) = (Batch::new(), None);
+        let (mut pieces, mut piece) = (Vec::with_capacity(1), Piece::default());
         for entry in entries {
             let LogId { leader_id, index } = &entry.log_id;
             if self.purged.as_ref().is_some_and(|purged| *index <= purged.index) {
                 continue;
             }
-            batch = batch.push_entry(LogEntry::new(leader_id.term, *index, encode(&entry, &mut self.buffer)?));
-            last = Some(entry.log_id);
+            let payload = encode(&entry, &mut self.buffer)?;
+            let bytes = operation_bytes(payload.len());
+            if piece.bytes > 0 && piece.bytes + bytes > bytes_max {
+                pieces.push(std::mem::take(&mut piece));
+            }
+            piece.batch = piece.batch.push_entry(LogEntry::new(leader_id.term, *index, payload));
+            piece.bytes += bytes;
+            piece.last = Some(entry.log_id);
         }
-        Ok((batch, last))
+        pieces.push(piece);
+        Ok(pieces)
+    }
+}
+
+/// What is appended in one batch.
+struct Piece<C: RaftTypeConfig> {
+    batch: Batch,
+    bytes: u64,
+    /// The last of its entries.
+    last: Option<LogId<C::NodeId>>,
+}
+
+impl<C: RaftTypeConfig> Default for Piece<C> {
+    fn default() -> Piece<C> {
+        Piece { batch: Batch::new(), bytes: 0, last: None }
     }
 }
 
@@ -485,13 +538,18 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLogStorage<C> for RaftLog<C> {
         I::IntoIter: OptionalSend,
     {
         let flushed = Flushed(Some(callback));
-        let batch = self.inner.ids().batch_of(entries.into_iter());
-        let (batch, last) = batch.map_err(|error| self.cannot_write(error))?;
+        let bytes_max = self.inner.log.batch_bytes_max();
+        let pieces = self.inner.ids().pieces_of(entries.into_iter(), bytes_max);
+        let mut pieces = pieces.map_err(|error| self.cannot_write(error))?;
+        let last = pieces.pop().unwrap_or_default();
+        for piece in pieces {
+            self.take_in(piece, bytes_max, None).await?;
+        }
         // Not of the log: the writer thread must not be the one to close it.
         let failure = self.inner.failure.clone();
         let callback = Box::new(move |result: std::result::Result<(), Error>| flushed.settle(&failure, result));
-        let note = |ids: &mut Ids<C>| ids.last = last.or(ids.last.take());
-        self.inner.accept(batch, Some(callback), note).await.map(drop).map_err(|error| self.cannot_write(error))
+        // Durable in the order accepted: the last one tells of all.
+        self.take_in(last, bytes_max, Some(callback)).await
     }
 
     async fn truncate(&mut self, log_id: LogId<C::NodeId>) -> Result<(), C> {
@@ -504,10 +562,18 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLogStorage<C> for RaftLog<C> {
 }
 
 impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
+    /// Appends one batch.
+    async fn take_in(&self, piece: Piece<C>, bytes_max: u64, callback: Option<Callback>) -> Result<(), C> {
+        let Piece { batch, bytes, last } = piece;
+        let note = |ids: &mut Ids<C>| ids.last = last.or(ids.last.take());
+        let accepted = self.inner.accept_within(bytes_max.saturating_sub(bytes), batch, callback, note).await;
+        accepted.map(drop).map_err(|error| self.cannot_write(error))
+    }
+
     async fn write_vote(&self, vote: &Vote<C::NodeId>) -> Outcome<()> {
         let bytes = encode(vote, &mut self.inner.ids().buffer)?;
         let note = |ids: &mut Ids<C>| ids.vote = Some(vote.clone());
-        let pending = self.inner.accept(Batch::new().put_meta_shared(VOTE, bytes), None, note).await?;
+        let pending = self.inner.accept(Batch::new().put_meta_shared(VOTE, bytes), note).await?;
         pending.await.map_err(|error| self.inner.of_log(error))
     }
 
@@ -522,29 +588,69 @@ impl<C: RaftTypeConfig<Entry = Entry<C>>> RaftLog<C> {
             None => None,
         };
         let note = |ids: &mut Ids<C>| ids.last = before;
-        self.inner.accept(Batch::new().truncate_from(first_removed), None, note).await.map(drop)
+        self.inner.accept(Batch::new().truncate_from(first_removed), note).await.map(drop)
     }
 
     /// Drops the entries up to and including a log id, which may be past the last one. Not waited for, as a truncation.
     async fn drop_upto(&self, log_id: LogId<C::NodeId>) -> Outcome<()> {
+        if let Some(arrivals) = self.inner.arrivals.get()
+            && !arrivals.allow(log_id.index).await
+        {
+            return Err(RaftError::NotInstalled { path: self.inner.failure.directory.clone(), index: log_id.index });
+        }
+        // What follows is kept if it was written by somebody who had that entry. The order of log ids does not tell it
+        // alone: a leader that nobody heard of may have left a shorter log of a higher term.
+        let follows = |last: &LogId<C::NodeId>| last.index > log_id.index && *last > log_id;
+        let keeps = self.inner.ids().last.as_ref().is_some_and(follows);
+        self.compact(log_id, keeps).await.map(drop)
+    }
+
+    /// Drops the entries up to a log id, and all that follow unless they are kept. Nothing is done where it was purged.
+    async fn compact(&self, log_id: LogId<C::NodeId>, keeps: bool) -> Outcome<Option<Pending>> {
         let first = self.inner.log.state().first;
         let (batch, last) = {
             let mut ids = self.inner.ids();
             if ids.purged.as_ref().is_some_and(|purged| log_id.index <= purged.index) {
-                return Ok(());
+                return Ok(None);
             }
             let bytes = encode(&log_id, &mut ids.buffer)?;
+            // Only where the compaction alone would leave entries, or would take the log back to an earlier term: it
+            // needs room for data otherwise, and there may be none.
+            let is_in_the_way = |last: &LogId<C::NodeId>| {
+                last.index >= log_id.index && *last != log_id || last.leader_id.term > log_id.leader_id.term
+            };
             let batch = match &ids.last {
-                // All of the log is older than what is purged, though its indexes may be higher: entries that were never
-                // committed, under an installed snapshot.
-                Some(last) if *last < log_id => Batch::new().truncate_from(first),
+                Some(last) if !keeps && is_in_the_way(last) => Batch::new().truncate_from(first),
                 _ => Batch::new(),
             };
             let batch = batch.compact_to(log_id.index, log_id.leader_id.term).put_meta_shared(PURGED, bytes);
-            (batch, ids.last.clone().filter(|last| *last > log_id))
+            (batch, ids.last.clone().filter(|_| keeps))
         };
         let note = |ids: &mut Ids<C>| (ids.last, ids.purged) = (last, Some(log_id));
-        self.inner.accept(batch, None, note).await.map(drop)
+        self.inner.accept(batch, note).await.map(Some)
+    }
+
+    /// Nothing is purged from now on under a snapshot that is on its way, before that is durable.
+    pub(super) fn purge_behind(&self, arrivals: Arrivals) {
+        // It is called once.
+        let _ = self.inner.arrivals.set(arrivals);
+    }
+
+    /// Drops a log that does not go on from a snapshot that was restored: openraft compares log ids where it starts, and
+    /// takes a shorter log of a higher term, or entries that the snapshot's took the place of, for what follows. Blocks.
+    pub(super) fn begin_after(&self, snapshot: &LogId<C::NodeId>) -> Outcome<()> {
+        if crate::block_on::block_on(self.goes_on_from(snapshot))? {
+            return Ok(());
+        }
+        let dropping = crate::block_on::block_on(self.compact(snapshot.clone(), false))?;
+        dropping.map_or(Ok(()), |dropping| dropping.wait().map_err(|error| self.inner.of_log(error)))
+    }
+
+    async fn goes_on_from(&self, snapshot: &LogId<C::NodeId>) -> Outcome<bool> {
+        let Some(last) = self.inner.ids().last.clone() else { return Ok(true) };
+        // An entry that is not there any more was purged under another snapshot.
+        let at = |found: Option<LogId<C::NodeId>>| found.is_none_or(|found| found == *snapshot);
+        Ok(last.index >= snapshot.index && at(self.inner.log_id(snapshot.index).await?))
     }
 }
 

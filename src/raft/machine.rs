@@ -20,6 +20,7 @@ use openraft::{
     StorageError, StoredMembership,
 };
 
+use super::arrivals::Arrivals;
 use super::blocking::blocking;
 use super::builder::RaftSnapshotBuilder;
 use super::error::{RaftError, storage_error};
@@ -69,6 +70,13 @@ pub struct RaftMachine<C: RaftTypeConfig, M> {
 impl<C: RaftTypeConfig, M: StateMachine> fmt::Debug for RaftMachine<C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RaftMachine({}, {:?})", M::KIND, self.shared.snapshots)
+    }
+}
+
+/// Where openraft's worker ends, nobody installs what it was given.
+impl<C: RaftTypeConfig, M> Drop for RaftMachine<C, M> {
+    fn drop(&mut self) {
+        self.shared.arrivals.end();
     }
 }
 
@@ -131,6 +139,8 @@ pub(super) struct Shared<C: RaftTypeConfig, M> {
     applied: Mutex<Applied<C>>,
     /// The snapshot that openraft sends and knows of. Held while snapshots are deleted.
     current: Mutex<Option<Current<C>>>,
+    /// What the log beside it waits for.
+    pub(super) arrivals: Arrivals,
     /// Why the machine is not used any more.
     failure: OnceLock<String>,
 }
@@ -165,12 +175,14 @@ impl<C: RaftTypeConfig, M: StateMachine> RaftMachine<C, M> {
         current: Option<Current<C>>,
     ) -> RaftMachine<C, M> {
         let next = AtomicU64::new(applied.next());
+        let arrivals = Arrivals::new(current.as_ref().map(|current| current.id.index));
         let shared = Shared {
             snapshots,
             keep_snapshots,
             held: Arc::new(Held { machine: RwLock::new(machine), next }),
             applied: Mutex::new(applied),
             current: Mutex::new(current),
+            arrivals,
             failure: OnceLock::new(),
         };
         RaftMachine { shared: Arc::new(shared) }
@@ -207,7 +219,7 @@ impl<C: RaftTypes<M>, M: StateMachine> RaftStateMachine<C> for RaftMachine<C, M>
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<RaftSnapshot>, C> {
-        Ok(Box::new(RaftSnapshot::receive(&self.shared.snapshots)))
+        Ok(Box::new(RaftSnapshot::receive(&self.shared.snapshots, self.shared.arrivals.begin())))
     }
 
     async fn install_snapshot(
@@ -335,8 +347,10 @@ fn replies<C: RaftTypes<M>, M: StateMachine>(are_commands: &[bool], results: Res
 impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, M> {
     /// Makes what arrived a snapshot of this store, and the machine what it says.
     fn install(&self, body: Body, wanted: &SnapshotMeta<C::NodeId, C::Node>) -> std::result::Result<(), RaftError> {
-        self.check_sound()?;
-        let id = bring_in(&self.snapshots, body)?;
+        let arrival = self.arrivals.begin();
+        self.check_sound().inspect_err(|_| self.arrivals.fail())?;
+        let id = bring_in(&self.snapshots, body).inspect_err(|_| self.arrivals.fail())?;
+        arrival.publish(id.index);
         let mut machine = self.held.write();
         let restored =
             catch_unwind(AssertUnwindSafe(|| restore_twice(&mut *machine, &self.snapshots, id, Some(wanted))));
@@ -348,6 +362,7 @@ impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, 
 
     /// Makes a snapshot the current one, unless that is newer, and drops those that are not kept. Gives the current one.
     pub(super) fn put(&self, new: Current<C>) -> std::result::Result<Snapshot<C>, RaftError> {
+        self.arrivals.publish(new.id.index);
         let mut current = self.current();
         let newest = match current.take() {
             Some(newer) if newer.meta.last_log_id > new.meta.last_log_id => current.insert(newer),

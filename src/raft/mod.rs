@@ -161,6 +161,7 @@
 //! [openraft]: https://docs.rs/openraft/0.9
 #![allow(clippy::result_large_err, reason = "openraft's traits say which error they return")]
 
+mod arrivals;
 mod blocking;
 mod builder;
 mod codec;

@@ -8,7 +8,7 @@
 //!   openraft brings the machine to is the same then. The damaged file is set aside under another name, after the older
 //!   one was restored. Nothing is deleted.
 //! - A snapshot may be ahead of the log: it arrived, and the node stopped before openraft had purged the log up to it.
-//!   What it stands for was committed; openraft purges the log then.
+//!   What it stands for was committed: a log that does not go on from it is dropped before openraft sees either.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -168,7 +168,11 @@ pub fn open_on<C: RaftTypes<M>, M: StateMachine>(
         Some(Restored { applied, current }) => (applied, Some(current)),
         None => (Applied::default(), None),
     };
+    if let Some(last) = &applied.last {
+        log.begin_after(last)?;
+    }
     let machine = RaftMachine::new(machine, snapshots, keep_snapshots, applied, current);
+    log.purge_behind(machine.shared.arrivals.clone());
     Ok(RaftStore { log, machine, report })
 }
 

@@ -8,7 +8,7 @@
 //!
 //! - What arrives becomes a snapshot of the store, durable and read back, at [`shutdown`], which openraft calls when all
 //!   of it was sent and before it hands it on to be installed. openraft purges the log without waiting for the
-//!   installation; so it must not be ahead of what a restart finds.
+//!   installation; so it must not be ahead of what a restart finds. Where `shutdown` was not called, the purge waits.
 //! - A write is taken whole or not at all, so that whoever gives up waiting for one knows where it ends. Its failure is
 //!   told by the next call.
 //! - Bytes that arrived already and are sent again are left alone; after a failure everything begins anew at byte 0.
@@ -27,6 +27,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
 
+use super::arrivals::Arrival;
 use super::blocking::{Work, blocking};
 use crate::disk::{Access, DiskFile};
 use crate::format::snapshot::{HEADER_BYTES, SnapshotDefect, SnapshotHeader};
@@ -45,6 +46,10 @@ const READ_BYTES: usize = 256 << 10;
 /// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) before [`Raft::install_full_snapshot`]: that makes the snapshot durable
 /// and reads it back. openraft's transport does so within the call for the last chunk, and the machine is restored within it
 /// too: its [`install_snapshot_timeout`] must leave time for that. Where it does not, the next try finds the snapshot made.
+///
+/// Without the `shutdown` openraft's core waits for the installation, and the node stops where that fails. The very
+/// `RaftSnapshot` of another node in the same process may be handed over, and is copied; but openraft may have purged the log
+/// before the copy is durable, so a node that is to survive a crash of the process receives the bytes.
 ///
 /// [`Raft::install_full_snapshot`]: openraft::Raft::install_full_snapshot
 /// [`install_snapshot_timeout`]: openraft::Config::install_snapshot_timeout
@@ -80,8 +85,8 @@ impl RaftSnapshot {
     }
 
     /// Begins to receive one.
-    pub(super) fn receive(snapshots: &FileSnapshots) -> RaftSnapshot {
-        RaftSnapshot::of(Body::Receive(Receiving::new(snapshots)))
+    pub(super) fn receive(snapshots: &FileSnapshots, arrival: Arrival) -> RaftSnapshot {
+        RaftSnapshot::of(Body::Receive(Receiving::new(snapshots, Some(arrival))))
     }
 
     pub(super) fn empty() -> RaftSnapshot {
@@ -191,6 +196,8 @@ impl Reading {
 /// A file that arrives.
 pub(super) struct Receiving {
     snapshots: FileSnapshots,
+    /// Tells the log of the store that it may come to be installed.
+    arrival: Option<Arrival>,
     stage: Stage,
     /// Which byte the caller sends next.
     position: u64,
@@ -209,9 +216,9 @@ enum Stage {
 }
 
 impl Receiving {
-    fn new(snapshots: &FileSnapshots) -> Receiving {
+    fn new(snapshots: &FileSnapshots, arrival: Option<Arrival>) -> Receiving {
         let stage = Stage::Beginning(Vec::new());
-        Receiving { snapshots: snapshots.clone(), stage, position: 0, arrived: 0 }
+        Receiving { snapshots: snapshots.clone(), arrival, stage, position: 0, arrived: 0 }
     }
 
     /// The part of a write that did not arrive before.
@@ -231,7 +238,7 @@ impl Receiving {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, missing));
         }
         if position == 0 && matches!(self.stage, Stage::Failed(_)) {
-            *self = Receiving::new(&self.snapshots);
+            *self = Receiving::new(&self.snapshots, self.arrival.take());
         }
         self.position = position;
         Ok(())
@@ -275,6 +282,9 @@ impl Receiving {
             }
         };
         self.stage = Stage::Published(id);
+        if let Some(arrival) = &self.arrival {
+            arrival.publish(id.index);
+        }
         Ok(id)
     }
 
@@ -327,7 +337,7 @@ pub(super) fn bring_in(snapshots: &FileSnapshots, body: Body) -> Result<Snapshot
 }
 
 fn copy(snapshots: &FileSnapshots, from: &Reading) -> Result<SnapshotId, SnapshotError> {
-    let mut receiving = Receiving::new(snapshots);
+    let mut receiving = Receiving::new(snapshots, None);
     from.copy_to(&mut receiving)?;
     receiving.publish()
 }

@@ -1,7 +1,6 @@
 //! openraft nodes in one process: over stores of ours, on any disk, joined by a network of direct calls that can be cut.
 
 #![allow(clippy::result_large_err, reason = "openraft's traits say which error they return")]
-
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::collections::BTreeMap;

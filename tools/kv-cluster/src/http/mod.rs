@@ -65,7 +65,7 @@ type Shared = State<Arc<Node>>;
 
 /// All paths.
 pub(crate) fn router(node: Arc<Node>) -> Router {
-    let kv = || get(kv::get).put(kv::put).delete(kv::delete).layer(DefaultBodyLimit::max(VALUE_BYTES_MAX));
+    let kv = || get(kv::get).put(kv::put).delete(kv::delete).layer(DefaultBodyLimit::max(CAS_BYTES_MAX));
     let cas = || post(kv::cas).layer(DefaultBodyLimit::max(CAS_BYTES_MAX));
     Router::new()
         .route("/v1/kv", kv())
