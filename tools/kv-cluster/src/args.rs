@@ -222,7 +222,7 @@ fn size(text: &str) -> Result<u64, String> {
     text.parse::<ByteSize>().map(|size| size.0).map_err(|_| "a size looks like 65536, 64KiB, 16MiB or 1GiB".into())
 }
 
-/// The log has bounds of its own; this one leaves room for the largest command.
+/// The log has bounds of its own; this one leaves room for what is joined in an entry.
 fn segment_size(text: &str) -> Result<u64, String> {
     match size(text)? {
         bytes if bytes < SEGMENT_BYTES_MIN => Err(format!("a segment has at least {SEGMENT_BYTES_MIN} bytes here")),
@@ -230,7 +230,7 @@ fn segment_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A segment takes the largest entry several times over.
+/// Below 4 MiB, a node refuses the largest values: they have to fit into a segment.
 pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ async fn start(args: &NodeArgs, options: Arc<RaftOptions>, store: RaftStore<Type
     let limit = Duration::from_millis(args.request_timeout_ms);
     Ok(Arc::new(Node {
         id: args.id,
-        writes: Writes::start(raft.clone(), leading.clone(), limit, args.plant),
+        writes: Writes::start(raft.clone(), leading.clone(), limit, log.entry_bytes_max(), args.plant),
         reads: Reads::start(raft.clone(), leading.clone(), resumed, limit),
         metrics: Metrics::new(),
         room: Room::new(args.dir.clone(), args.reserve),

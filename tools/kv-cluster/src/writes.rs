@@ -35,6 +35,8 @@ const QUEUE_COMMANDS_MAX: usize = 8192;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// What a command takes besides its keys and values, at the most.
 const COMMAND_OVERHEAD_BYTES: usize = 64;
+/// What an entry takes besides its commands, at the most.
+const ENTRY_OVERHEAD_BYTES: usize = 256;
 
 /// What one who writes is told.
 type Answered = Result<Answer, Failure>;
@@ -45,6 +47,8 @@ pub(crate) struct Writes {
     queue: mpsc::Sender<Queued>,
     queued_bytes: Arc<AtomicUsize>,
     limit: Duration,
+    /// More than this the log does not take.
+    command_bytes_max: usize,
 }
 
 /// A write in the queue.
@@ -88,16 +92,22 @@ impl Drop for Waiting {
 
 impl Writes {
     /// Starts the joiner.
-    pub(crate) fn start(raft: Raft<Types>, leading: Leading, limit: Duration, plant: Option<Plant>) -> Writes {
-        let (writes, queue) = Writes::new(limit);
+    pub(crate) fn start(
+        raft: Raft<Types>,
+        leading: Leading,
+        limit: Duration,
+        entry_bytes_max: usize,
+        plant: Option<Plant>,
+    ) -> Writes {
+        let (writes, queue) = Writes::new(limit, entry_bytes_max.saturating_sub(ENTRY_OVERHEAD_BYTES));
         tokio::spawn(Joiner { raft, leading, queue, limit, plant }.run());
         writes
     }
 
-    fn new(limit: Duration) -> (Writes, Queue) {
+    fn new(limit: Duration, command_bytes_max: usize) -> (Writes, Queue) {
         let (queue, queued) = mpsc::channel(QUEUE_COMMANDS_MAX);
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let writes = Writes { queue, queued_bytes: queued_bytes.clone(), limit };
+        let writes = Writes { queue, queued_bytes: queued_bytes.clone(), limit, command_bytes_max };
         (writes, Queue { queued, queued_bytes, held: None })
     }
 
@@ -115,6 +125,10 @@ impl Writes {
 
     fn enqueue(&self, command: KvCommand) -> Result<(Arc<Ticket>, oneshot::Receiver<Answered>), Failure> {
         let bytes = bytes_about(&command);
+        if bytes > self.command_bytes_max {
+            // The log would refuse the entry, and openraft stops the node for it: this one, and then the next leader.
+            return Err(Failure::too_large("command", bytes, self.command_bytes_max));
+        }
         if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(Failure::overloaded("too many bytes wait already"));
@@ -288,7 +302,7 @@ mod tests {
 
     #[tokio::test]
     async fn writes_that_wait_are_joined_up_to_what_an_entry_may_hold() {
-        let (writes, mut queue) = Writes::new(Duration::from_secs(1));
+        let (writes, mut queue) = Writes::new(Duration::from_secs(1), usize::MAX);
         let hand_in =
             |count: usize, bytes: usize| (0..count).map(|_| writes.enqueue(set(bytes)).unwrap()).collect::<Vec<_>>();
         let _waiting =
@@ -306,7 +320,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_that_was_given_up_is_not_proposed_and_is_told_so() {
-        let (writes, mut queue) = Writes::new(Duration::from_millis(1));
+        let (writes, mut queue) = Writes::new(Duration::from_millis(1), usize::MAX);
         let refused = writes.write(set(1)).await.unwrap_err();
         assert_eq!(refused.outcome(), Some(crate::api::Outcome::NotApplied));
         let (_ticket, _answer) = writes.enqueue(set(2)).unwrap();
@@ -317,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_whose_answer_does_not_come_is_unknown_once_it_was_taken() {
-        let (writes, mut queue) = Writes::new(Duration::from_millis(50));
+        let (writes, mut queue) = Writes::new(Duration::from_millis(50), usize::MAX);
         let taken = async {
             let first = queue.next().await.unwrap();
             queue.join(first)
@@ -328,7 +342,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_is_bounded_in_bytes() {
-        let (writes, _queue) = Writes::new(Duration::from_secs(1));
+        let (writes, _queue) = Writes::new(Duration::from_secs(1), usize::MAX);
         let mut waiting = Vec::new();
         let refused = loop {
             match writes.enqueue(set(8 << 20)) {

@@ -55,6 +55,20 @@ async fn a_swap_is_made_only_where_the_key_is_as_expected() {
 }
 
 #[tokio::test]
+async fn a_value_that_no_segment_takes_stops_one_leader_after_the_other() {
+    let (_dir, cluster) = started(1, |args| args.segment_size = 1 << 20).await;
+    let addr = cluster.addr(1).unwrap().client.clone();
+    let answer = send(Method::PUT, &addr, "/v1/kv/k", vec![7; VALUE_BYTES_MAX]).await;
+    refused(answer, 413, "too_large").await;
+    let text = |byte: char| byte.to_string().repeat(VALUE_BYTES_MAX / 2);
+    let swap = format!(r#"{{"expected":"{}","new":"{}"}}"#, text('a'), text('b'));
+    refused(send(Method::POST, &addr, "/v1/cas/k", swap).await, 413, "too_large").await;
+    let client = cluster.client();
+    client.put(b"k", &vec![7; VALUE_BYTES_MAX / 2]).await.unwrap();
+    assert_eq!(client.get(b"k").await.unwrap().unwrap().len(), VALUE_BYTES_MAX / 2);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_request_is_told_and_nothing_of_it_is_applied() {
     let (_dir, cluster) = started(1, |_| {}).await;
     let addr = cluster.addr(1).unwrap().client.clone();
