@@ -114,7 +114,7 @@
 //!
 //! Every disk operation of an append is done by the log's own threads, unless they are told otherwise (below). Reads of entries in memory
 //! ([`Config::tail_cache_bytes`](crate::Config::tail_cache_bytes)) are answered at once, others by the log's reader thread:
-//! no executor thread waits for the disk then, but for [`open`] and [`RaftLog::close`].
+//! no executor thread waits for the disk then, but for [`open`] and [`RaftLog::close`], and for what is said of reads below.
 //!
 //! # What an error means for the node
 //!
@@ -131,11 +131,25 @@
 //! | [`NoSpace`](crate::Error::NoSpace) | the disk is full; nothing of the append was accepted | free some, start the node again: it can open, vote, send what it has, and purge on a full disk |
 //! | [`Poisoned`](crate::Error::Poisoned) | a write or sync failed | look at the device; start the node again, and recovery decides what is there |
 //! | [`Damaged`](RaftError::Damaged) | an entry that is read is damaged | as when an open says so |
+//! | [`TooLarge`](crate::Error::TooLarge) | an entry that no segment takes | refuse commands above [`RaftLog::entry_bytes_max`] before they are proposed; give all nodes the same segment size |
+//! | [`NotInstalled`](RaftError::NotInstalled) | a snapshot that the log was to be purged under was not installed | start the node again: the leader sends it once more |
 //! | [`Unencodable`](RaftError::Unencodable) | a command's serde form is none that postcard can hold | a mistake in the program; nothing was accepted |
 //! | anything else | something that Raft never does, such as a gap | a mistake in the program |
 //!
 //! A client whose write ended in such an error, or in `ForwardToLeader` after it had been accepted, does not know whether it
 //! will be applied.
+//!
+//! # Linearizable reads after a restart
+//!
+//! openraft 0.9 lets a leader that was killed and comes back before an election lead on in its old term, without a blank
+//! entry of its own, and `ensure_linearizable` then takes the last committed log id that was saved for all that was
+//! committed. That may be less than what the node acknowledged before (see above), so a read could miss it. Whoever reads
+//! so: where the vote that the log has at the start is this node's own and committed, propose one entry first (a command
+//! that changes nothing), and answer no such read in that term before the last index that the log had at the start is
+//! applied. `tools/kv-cluster` does that; its torture found it.
+//!
+//! While a snapshot is installed, [`MachineHandle::read`] waits for it, and so does the thread that called it: on an
+//! executor, call it where that may be.
 //!
 //! # What is on disk
 //!
