@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod args;
+mod asked;
 pub mod client;
 mod failing;
 pub mod failure;

@@ -18,12 +18,12 @@ use ringwal::raft::{RaftConfig, RaftLog, RaftStore};
 use ringwal::{Config, IoChoice};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::args::{IoMode, NodeArgs};
+use crate::asked::Asked;
 use crate::http::{self, Node};
 use crate::leading::Leading;
 use crate::machine::{JoinedKv, Types};
@@ -61,10 +61,11 @@ pub async fn run(args: NodeArgs) -> Result<()> {
     let addr = NodeAddr::new(peer.local_addr()?.to_string(), client.local_addr()?.to_string());
     let node = start(&args, options, store).await?;
     let running = Running::new(node, client, peer);
+    let mut asked = Asked::listen()?;
     // Who does not listen need not be told.
     let _ = writeln!(io::stdout(), "{}", ready_line(args.id, &addr));
     let cause = tokio::select! {
-        asked = asked_to_stop() => asked.map(|()| None)?,
+        () = asked.to_stop() => None,
         fatal = core_stopped(running.node.raft.metrics()) => Some(fatal),
     };
     running.end(cause).await
@@ -209,16 +210,6 @@ fn serve(
         let _ = stopped.wait_for(|stop| *stop >= at).await;
     };
     tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(asked).into_future())
-}
-
-async fn asked_to_stop() -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }
 
 /// Ends when openraft's core does, which it does for any failure of the store.

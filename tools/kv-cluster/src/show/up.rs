@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::args::UpArgs;
+use crate::asked::Asked;
 use crate::local::LocalCluster;
 use crate::types::{NodeAddr, NodeId};
 
@@ -45,8 +45,9 @@ pub async fn up(args: &UpArgs) -> Result<()> {
         }
         None => cluster.leader().await?,
     };
+    let mut asked = Asked::listen()?;
     println!("{}", usage(leader, &cluster.addr(1)?.client));
-    let ended = watch(&mut cluster).await;
+    let ended = watch(&mut cluster, &mut asked).await;
     println!("stopping");
     ended.and(cluster.stop().await)
 }
@@ -72,13 +73,10 @@ fn usage(leader: u64, client: &str) -> String {
 }
 
 /// Waits until it is asked to stop, or a node has ended.
-async fn watch(cluster: &mut LocalCluster) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+async fn watch(cluster: &mut LocalCluster, asked: &mut Asked) -> Result<()> {
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            () = asked.to_stop() => return Ok(()),
             () = sleep(LOOK) => {}
         }
         for id in cluster.ids() {
