@@ -20,7 +20,7 @@ impl Asked {
     }
 
     /// Waits until somebody asked, also before this call.
-    pub(crate) async fn to_stop(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -65,7 +65,7 @@ pub async fn run(args: NodeArgs) -> Result<()> {
     // Who does not listen need not be told.
     let _ = writeln!(io::stdout(), "{}", ready_line(args.id, &addr));
     let cause = tokio::select! {
-        () = asked.to_stop() => None,
+        () = asked.wait() => None,
         fatal = core_stopped(running.node.raft.metrics()) => Some(fatal),
     };
     running.end(cause).await

@@ -76,7 +76,7 @@ fn usage(leader: u64, client: &str) -> String {
 async fn watch(cluster: &mut LocalCluster, asked: &mut Asked) -> Result<()> {
     loop {
         tokio::select! {
-            () = asked.to_stop() => return Ok(()),
+            () = asked.wait() => return Ok(()),
             () = sleep(LOOK) => {}
         }
         for id in cluster.ids() {
