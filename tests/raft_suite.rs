@@ -1,9 +1,11 @@
-//! openraft's own test suite for stores, unchanged, on a node's log and machine: each of its tests by name, on both drivers, and written by
-//! openraft's own tasks.
+//! openraft's own test suite for stores, unchanged, on a node's log and machine: each of its tests by name,
+//! on both drivers, and written by openraft's own tasks.
 //!
 //! The suite prints nothing and stops at the first test that fails: so each is a test of its own here, and their list is
 //! compared with the suite's source, lest a newer one brings a test that nobody runs.
 
+#[path = "common/cluster.rs"]
+mod cluster;
 mod common;
 
 use std::fs;
@@ -11,44 +13,19 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::Command;
 
+use cluster::{Kv, Store};
 use common::scratch;
 use common::skip::skip;
 use openraft::StorageError;
 use openraft::testing::StoreBuilder;
 use ringwal::disk::IoMode;
-use ringwal::machine::{KvError, KvResponse, KvStateMachine};
-use ringwal::raft::{RaftConfig, RaftLog, RaftMachine, RaftSnapshot, RaftStore, Reply};
-use ringwal::{Config, IoChoice, StateMachine};
+use ringwal::machine::KvStateMachine;
+use ringwal::raft::{RaftConfig, RaftLog, RaftMachine};
+use ringwal::{Config, IoChoice};
 use tempfile::TempDir;
 
-/// What the key-value machine answers, as it goes to the one who asked.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub enum Answer {
-    /// To what the machine never sees.
-    Nothing,
-    /// Its response.
-    Done(KvResponse),
-    /// Why it refused.
-    Refused(String),
-}
-
-impl From<Reply<KvStateMachine>> for Answer {
-    fn from(reply: Reply<KvStateMachine>) -> Answer {
-        match reply {
-            Reply::Nothing => Answer::Nothing,
-            Reply::Done(response) => Answer::Done(response),
-            Reply::Refused(error) => Answer::Refused(KvError::to_string(&error)),
-        }
-    }
-}
-
-openraft::declare_raft_types!(
-    /// A node that keeps keys and values.
-    pub Types: D = <KvStateMachine as StateMachine>::Command, R = Answer, SnapshotData = RaftSnapshot
-);
-
-type Machine = RaftMachine<Types, KvStateMachine>;
-type Suite = openraft::testing::Suite<Types, RaftLog<Types>, Machine, Builder, TempDir>;
+type Machine = RaftMachine<Kv, KvStateMachine>;
+type Suite = openraft::testing::Suite<Kv, RaftLog<Kv>, Machine, Builder, TempDir>;
 type Outcome = Result<(), StorageError<u64>>;
 
 /// Makes stores with a driver, each in a directory of its own.
@@ -63,7 +40,7 @@ const ON_SYSTEM_CALLS: Builder = Builder { io: IoChoice::Syscall, in_place: fals
 const IN_PLACE: Builder = Builder { io: IoChoice::Syscall, in_place: true };
 
 impl Builder {
-    fn open(&self) -> (TempDir, RaftStore<Types, KvStateMachine>) {
+    fn open(&self) -> (TempDir, Store) {
         let directory = scratch();
         let log = Config::default().segment_bytes(1 << 20).io(self.io).write_in_place(self.in_place);
         let config = RaftConfig::default().log(log);
@@ -84,8 +61,8 @@ impl Builder {
     }
 }
 
-impl StoreBuilder<Types, RaftLog<Types>, Machine, TempDir> for Builder {
-    async fn build(&self) -> Result<(TempDir, RaftLog<Types>, Machine), StorageError<u64>> {
+impl StoreBuilder<Kv, RaftLog<Kv>, Machine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, RaftLog<Kv>, Machine), StorageError<u64>> {
         let (directory, store) = self.open();
         let mode = store.log.log().io_mode();
         assert_eq!(mode == IoMode::Uring, self.io == IoChoice::Uring, "{mode}");
@@ -98,7 +75,7 @@ fn on_runtime<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Runs a test of the suite on a new store.
-fn run<F: Future<Output = Outcome>>(builder: Builder, test: impl FnOnce(RaftLog<Types>, Machine) -> F) {
+fn run<F: Future<Output = Outcome>>(builder: Builder, test: impl FnOnce(RaftLog<Kv>, Machine) -> F) {
     if builder.is_allowed() {
         on_runtime(async {
             let (_directory, log, machine) = builder.build().await?;
