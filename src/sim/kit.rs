@@ -64,7 +64,7 @@ use super::rng::Rng;
 ///     },
 ///     |disk, promised| {
 ///         let found = sum(disk)?;
-///         assert!(found >= promised.iter().sum(), "{found} after {promised:?}");
+///         assert!(found >= promised.iter().sum::<u64>(), "{found} after {promised:?}");
 ///         Ok::<u64, Error>(found)
 ///     },
 /// )
