@@ -77,6 +77,9 @@ impl Client {
         let told = self.ask(key, action).await;
         self.avoided = matches!(&told, Err(error) if error.outcome == Outcome::Unknown).then_some(key);
         self.count(told.as_ref().err());
+        if let Ok(Answer::Found(_)) = told {
+            self.shared.counts.reads.fetch_add(1, Ordering::Relaxed);
+        }
         let operation = match told {
             Ok(answer) => self.ended(action, start_ns, answer),
             Err(error) if error.outcome == Outcome::Unknown && action != Action::Get => self.open(action, start_ns),
@@ -129,7 +132,7 @@ impl Client {
         let start_ns = self.shared.ledger.now_ns();
         let limit = (last.0 - first.0 + 1) as usize;
         let told = self.kv.scan(&first.bytes(), Some(&Key(last.0 + 1).bytes()), limit).await;
-        self.shared.counts.scans.fetch_add(1, Ordering::Relaxed);
+        self.shared.counts.scans.fetch_add(u64::from(told.is_ok()), Ordering::Relaxed);
         self.count(told.as_ref().err());
         // Fewer than there are: then what is not in it is not known.
         let entries = told.ok().filter(|(_, has_more)| !has_more).map(|(entries, _)| entries);
