@@ -164,7 +164,7 @@ fn search(operations: &[Operation], bounds: Bounds) -> Verdict {
 }
 
 /// The same history with less to try: open reads are left out, and an open write that was seen ends where it was.
-fn narrowed(operations: &[Operation]) -> Vec<Operation> {
+pub(crate) fn narrowed(operations: &[Operation]) -> Vec<Operation> {
     let is_open_read = |operation: &&Operation| operation.action == Action::Get && operation.end.is_none();
     let mut narrowed: Vec<Operation> =
         operations.iter().filter(|operation| !is_open_read(operation)).copied().collect();

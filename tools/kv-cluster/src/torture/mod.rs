@@ -8,8 +8,8 @@
 //! - `watcher` and `report`: what was met
 //!
 //! What is checked: the history of each key is linearizable, including the reads of all keys in the end, so that no
-//! acknowledged write is lost; all nodes have the same state in the end; no node ends by itself but for a full disk; the
-//! cluster serves again after each step. Not checked: that the entries of one scan come from one moment.
+//! acknowledged write is lost; no scan has values that cannot have been there at one moment; all nodes have the same state
+//! in the end; no node ends by itself but for a full disk; the cluster serves again after each step.
 //!
 //! A process that is killed leaves what it wrote to the system: a sync that is missing is not found here. The crash tests
 //! on a simulated disk, which loses what was not synced, find it.
@@ -24,6 +24,7 @@ mod ledger;
 mod nemesis;
 mod proxy;
 mod report;
+mod scans;
 mod schedule;
 mod watcher;
 
@@ -48,6 +49,7 @@ use self::history::{Key, Operation};
 use self::ledger::Ledger;
 use self::nemesis::Nemesis;
 use self::report::{Counts, Report};
+use self::scans::{Histories, Scan, Torn};
 pub use self::schedule::Kind;
 use self::schedule::Plan;
 use crate::args::name;
@@ -91,14 +93,16 @@ pub enum Plant {
     StaleReads,
     /// Nodes acknowledge a write now and then that comes to no node's state
     LostWrite,
+    /// Scans read one key after another
+    TornScans,
 }
 
 impl Plant {
-    /// What the nodes have to do with it; reads that are stale are the clients' own doing.
+    /// What the nodes have to do with it; what is wrong with reads is the clients' own doing.
     fn in_nodes(self) -> Option<crate::args::Plant> {
         match self {
             Plant::AckBeforeCommit => Some(crate::args::Plant::AckBeforeCommit),
-            Plant::StaleReads => None,
+            Plant::StaleReads | Plant::TornScans => None,
             Plant::LostWrite => Some(crate::args::Plant::LostWrite),
         }
     }
@@ -153,6 +157,7 @@ pub(crate) struct Findings {
 struct Checked {
     /// As they were when they were checked last.
     keys: BTreeMap<Key, CheckedKey>,
+    scans: u64,
     longest: Duration,
     broken: Option<Broken>,
 }
@@ -202,6 +207,28 @@ impl Findings {
         checked.broken = checked.broken.take().or(broken);
     }
 
+    /// Checks everything, until something is found.
+    fn check_all(&self, ledger: &Ledger) {
+        let is_fine = |key: Key| {
+            self.check_key(key, ledger);
+            self.check().is_ok()
+        };
+        if ledger.all().into_iter().all(is_fine) {
+            self.check_scans(ledger);
+        }
+    }
+
+    /// Checks all scans, against histories of keys that are linearizable.
+    fn check_scans(&self, ledger: &Ledger) {
+        let mut histories = Histories::default();
+        ledger.all().into_iter().for_each(|key| histories.add(key, &ledger.operations(key)));
+        let scans = ledger.scans();
+        let torn = scans.iter().find_map(|scan| Some(Broken(in_parts(scan, &histories.torn(scan)?))));
+        let mut checked = self.checked();
+        checked.scans = scans.len() as u64;
+        checked.broken = checked.broken.take().or(torn);
+    }
+
     fn tell(&self, report: &mut Report) {
         report.add(&self.counts);
         let checked = self.checked();
@@ -210,6 +237,7 @@ impl Findings {
         report.keys_undecided = keys().filter(|key| key.undecided.is_some()).count() as u64;
         report.operations_checked = keys().map(|key| key.operations as u64).sum();
         report.operations_contended = keys().map(|key| key.contended as u64).sum();
+        report.scans_checked = checked.scans;
         report.longest_check_ms = checked.longest.as_millis() as u64;
     }
 
@@ -238,6 +266,13 @@ fn wrong(key: Key, operations: &[Operation], bounds: Bounds) -> String {
     before.sort_by_key(|operation| operation.end.map_or(operation.start_ns, |(end_ns, _)| end_ns));
     let shown = before[before.len().saturating_sub(SHOWN)..].iter().map(|operation| format!("\n  {operation}"));
     format!("{key} is not linearizable: nothing explains\n  {wrong}\nafter{}", shown.collect::<String>())
+}
+
+/// What is wrong with a scan.
+fn in_parts(scan: &Scan, torn: &Torn) -> String {
+    let Scan { client, start_ns, end_ns, .. } = scan;
+    let (start_ms, end_ms) = (*start_ns as f64 / 1e6, *end_ns as f64 / 1e6);
+    format!("a scan is not linearizable: client {client} did it from {start_ms:.3} to {end_ms:.3} ms, but {torn}")
 }
 
 /// Checks keys that nobody works on any more, as they come.
@@ -371,8 +406,7 @@ impl Run<'_> {
             ledger: ledger.clone(),
             counts: self.findings.counts.clone(),
             addrs: cluster.clients(),
-            reads_locally: self.args.plant == Some(Plant::StaleReads),
-            only_sets: self.args.plant == Some(Plant::AckBeforeCommit),
+            plant: self.args.plant,
         };
         let start = |number: u64| clients::start(number as u32, self.seed, shared.clone(), stopped.clone());
         let clients: Vec<JoinHandle<()>> = (0..self.args.clients).map(start).collect();
@@ -413,16 +447,7 @@ impl Run<'_> {
         finale::compare(cluster, &mut self.report).await?;
         cluster.stop().await?;
         let (findings, ledger) = (self.findings.clone(), ledger.clone());
-        tokio::task::spawn_blocking(move || {
-            let keys = ledger.all();
-            keys.into_iter()
-                .take_while(|key| {
-                    findings.check_key(*key, &ledger);
-                    findings.check().is_ok()
-                })
-                .count()
-        })
-        .await?;
+        tokio::task::spawn_blocking(move || findings.check_all(&ledger)).await?;
         self.findings.check()?;
         self.findings.check_decided()?;
         self.gather();
