@@ -89,7 +89,7 @@ mod tests {
         let answers = lost.cover(kv.apply(Commands(commands)).await.unwrap());
         assert!(answers.0.iter().all(|answer| *answer == Ok(KvResponse::Done)), "{answers:?}");
         assert_eq!(answers.0.len() as u64, SETS_PER_LOST);
-        assert_eq!(kv.kv().len() as u64, SETS_PER_LOST - 1);
+        assert_eq!(kv.kv().len(), SETS_PER_LOST - 1);
     }
 
     #[test]
