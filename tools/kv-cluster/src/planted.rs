@@ -1,5 +1,5 @@
-//! Faults that are built into a node on purpose, so that the torture can show that it finds them. Without `--plant` none of
-//! this changes anything.
+//! Faults that are built into a node on purpose, so that the torture can show that it finds them. Without `--plant`
+//! none of this changes anything.
 
 use ringwal::machine::{KvCommand, KvResponse};
 

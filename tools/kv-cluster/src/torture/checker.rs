@@ -10,9 +10,9 @@
 //! seen has happened before that, at the latest: [`narrowed`] gives it that end. This changes no verdict.
 
 //!
-//! Some histories cannot be decided by anybody's patience: the search grows with every open operation, and its memory with
-//! every try. So a search has bounds, and one that reaches them says nothing about the history, least of all that it is
-//! fine.
+//! Some histories cannot be decided by anybody's patience: the search grows with every open operation, and its memory
+//! with every try. So a search has bounds, and one that reaches them says nothing about the history, least of all that
+//! it is fine.
 
 use std::cell::Cell;
 use std::fmt;
@@ -25,7 +25,7 @@ use todc_utils::specifications::Specification;
 
 use super::history::{Action, Answer, Operation, Value};
 
-/// What may be spent on the search for one order. A history of an ordinary key takes milliseconds and some hundred tries.
+/// What may be spent on the search for one order. An ordinary key takes milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) time: Duration,

@@ -96,7 +96,7 @@ impl Client {
 
     fn draw(&mut self, hint: Option<Value>) -> Action {
         let ledger = &self.shared.ledger;
-        // Nothing whose answer depends on what was there: nodes that answer before they know it would have to make it up.
+        // Nothing whose answer depends on what was there: who answers before it is known would have to make it up.
         if self.shared.plant == Some(Plant::AckBeforeCommit) {
             return if self.rng.random_bool(0.5) { Action::Get } else { Action::Set(ledger.new_value()) };
         }
@@ -130,8 +130,8 @@ impl Client {
         self.kv.get_local(addr, key).await
     }
 
-    /// Reads all keys that are worked on: each is a read of its own that takes as long as the scan, and all together have
-    /// to come from one moment.
+    /// Reads all keys that are worked on: each is a read of its own that takes as long as the scan, and all together
+    /// have to come from one moment.
     async fn scan(&mut self) {
         let keys = self.shared.ledger.begin_all();
         let start_ns = self.shared.ledger.now_ns();

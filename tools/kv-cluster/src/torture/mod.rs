@@ -8,11 +8,11 @@
 //! - `watcher` and `report`: what was met
 //!
 //! What is checked: the history of each key is linearizable, including the reads of all keys in the end, so that no
-//! acknowledged write is lost; no scan has values that cannot have been there at one moment; all nodes have the same state
-//! in the end; no node ends by itself but for a full disk; the cluster serves again after each step.
+//! acknowledged write is lost; no scan has values that cannot have been there at one moment; all nodes have the same
+//! state in the end; no node ends by itself but for a full disk; the cluster serves again after each step.
 //!
-//! A process that is killed leaves what it wrote to the system: a sync that is missing is not found here. The crash tests
-//! on a simulated disk, which loses what was not synced, find it.
+//! A process that is killed leaves what it wrote to the system: a sync that is missing is not found here. The crash
+//! tests on a simulated disk, which loses what was not synced, find it.
 
 mod checker;
 mod clients;
@@ -290,8 +290,8 @@ fn check_settled(findings: Arc<Findings>, ledger: &Arc<Ledger>, mut settled: Unb
 ///
 /// # Errors
 ///
-/// [`Broken`] where a promise was seen broken, or where the run did not meet what it set out to; [`Undecided`] where the
-/// checker does not know; [`Interrupted`]; anything that keeps the run from being made.
+/// [`Broken`] where a promise was seen broken, or where the run did not meet what it set out to; [`Undecided`] where
+/// the checker does not know; [`Interrupted`]; anything that keeps the run from being made.
 pub async fn run(args: &TortureArgs) -> Result<()> {
     let seed =
         args.seed.map_or_else(getrandom::u64, Ok).map_err(|error| anyhow::anyhow!("no seed can be had: {error}"))?;

@@ -2,9 +2,9 @@
 //!
 //! Each value of a scan is a read of its key as well, and is checked as one. Here keys are compared with each other: a
 //! value cannot have been there before its write began, nor after another operation, begun when that write had ended,
-//! showed or left something else. Where one key's value was gone before another's began, the scan is torn. What is found
-//! so is wrong for certain; that nothing is found does not prove the scan: keys that were not there are left out, as they
-//! may have come and gone.
+//! showed or left something else. Where one key's value was gone before another's began, the scan is torn. What is
+//! found so is wrong for certain; that nothing is found does not prove the scan: keys that were not there are left
+//! out, as they may have come and gone.
 
 use std::collections::BTreeMap;
 use std::fmt;
