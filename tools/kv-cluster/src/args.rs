@@ -52,6 +52,8 @@ pub enum IoMode {
 pub enum Plant {
     /// Writes are acknowledged when they are proposed, before any node has them
     AckBeforeCommit,
+    /// A write now and then is acknowledged in its turn, and comes to no node's state
+    LostWrite,
 }
 
 /// A node's arguments.
@@ -204,7 +206,8 @@ impl NodeArgs {
     }
 }
 
-fn name(value: &impl ValueEnum) -> String {
+/// A choice as it is written on the command line.
+pub(crate) fn name(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 

@@ -17,6 +17,7 @@ pub mod machine;
 mod metrics;
 pub mod node;
 mod peers;
+mod planted;
 pub mod processes;
 mod reads;
 mod room;

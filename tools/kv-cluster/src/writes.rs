@@ -22,6 +22,7 @@ use crate::args::Plant;
 use crate::failing::Failure;
 use crate::leading::Leading;
 use crate::machine::{Answer, Answers, Commands, Types};
+use crate::planted::Planted;
 
 /// Commands in an entry at the most.
 const ENTRY_COMMANDS_MAX: usize = 256;
@@ -100,7 +101,7 @@ impl Writes {
         plant: Option<Plant>,
     ) -> Writes {
         let (writes, queue) = Writes::new(limit, entry_bytes_max.saturating_sub(ENTRY_OVERHEAD_BYTES));
-        tokio::spawn(Joiner { raft, leading, queue, limit, plant }.run());
+        tokio::spawn(Joiner { raft, leading, queue, limit, planted: Planted::new(plant) }.run());
         writes
     }
 
@@ -204,7 +205,7 @@ struct Joiner {
     leading: Leading,
     queue: Queue,
     limit: Duration,
-    plant: Option<Plant>,
+    planted: Planted,
 }
 
 impl Joiner {
@@ -220,19 +221,20 @@ impl Joiner {
         }
     }
 
-    async fn propose(&self, joined: Vec<Queued>, place: OwnedSemaphorePermit) {
+    async fn propose(&mut self, joined: Vec<Queued>, place: OwnedSemaphorePermit) {
         if let Err(failure) = self.leading.check() {
             return fail(joined.into_iter().map(|queued| queued.answer), &failure);
         }
-        let (commands, waiting): (Vec<_>, Vec<_>) =
+        let (mut commands, waiting): (Vec<_>, Vec<_>) =
             joined.into_iter().map(|queued| (queued.command, queued.answer)).unzip();
-        let planted = self.plant.map(|Plant::AckBeforeCommit| Answers(commands.iter().map(acknowledged).collect()));
+        let early = self.planted.early_answers(&commands);
+        let missing = self.planted.lose(&mut commands);
         let receiver = match self.raft.client_write_ff(Commands(commands)).await {
             Ok(receiver) => receiver,
             // It never reached openraft's core.
             Err(_) => return fail(waiting, &Failure::stopping()),
         };
-        if let Some(answers) = planted {
+        if let Some(answers) = early {
             answer(waiting, Ok(answers));
             return;
         }
@@ -241,22 +243,13 @@ impl Joiner {
             let outcome = timeout(limit, receiver).await;
             drop(place);
             match outcome {
-                Ok(Ok(Ok(written))) => answer(waiting, Ok(written.data)),
+                Ok(Ok(Ok(written))) => answer(waiting, Ok(missing.cover(written.data))),
                 Ok(Ok(Err(error))) => answer(waiting, Err(Failure::lost(&lost(&error)))),
                 Ok(Err(_)) => answer(waiting, Err(Failure::stopped())),
                 Err(_) => answer(waiting, Err(Failure::timed_out())),
             }
         });
     }
-}
-
-/// What the planted fault tells those whose writes nobody has yet.
-fn acknowledged(command: &KvCommand) -> Answer {
-    Ok(match command {
-        KvCommand::Delete { .. } => KvResponse::Deleted { existed: true },
-        KvCommand::CompareAndSet { .. } => KvResponse::Swapped,
-        _ => KvResponse::Done,
-    })
 }
 
 fn lost(error: &ClientWriteError<u64, crate::types::NodeAddr>) -> String {

@@ -9,26 +9,95 @@
 //! Operations that stay open are what makes the search slow: each may come anywhere later on. But one whose value was
 //! seen has happened before that, at the latest: [`narrowed`] gives it that end. This changes no verdict.
 
+//!
+//! Some histories cannot be decided by anybody's patience: the search grows with every open operation, and its memory
+//! with every try. So a search has bounds, and one that reaches them says nothing about the history, least of all that
+//! it is fine.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::{Duration, Instant};
+
 use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::{Action as Event, History};
 use todc_utils::specifications::Specification;
 
 use super::history::{Action, Answer, Operation, Value};
 
-/// A key: its value, or none.
-struct Register;
+/// What may be spent on the search for one order. An ordinary key takes milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) time: Duration,
+    /// Each takes the memory of a few hundred bytes, until the search is over.
+    pub(crate) tries: u64,
+}
 
-impl Specification for Register {
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { time: Duration::from_secs(30), tries: 2_000_000 }
+    }
+}
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} or {} tries", self.time, self.tries)
+    }
+}
+
+/// What is known of a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Some order explains every answer.
+    Linearizable,
+    /// None does.
+    NotLinearizable,
+    /// No order was found, and not all were tried.
+    Undecided,
+}
+
+/// What is left of the bounds of one search.
+#[derive(Debug)]
+struct Patience {
+    until: Instant,
+    tries_left: Cell<u64>,
+    has_ended: Cell<bool>,
+}
+
+impl Patience {
+    fn new(bounds: Bounds) -> Patience {
+        let (tries_left, has_ended) = (Cell::new(bounds.tries), Cell::new(false));
+        Patience { until: Instant::now() + bounds.time, tries_left, has_ended }
+    }
+
+    /// Whether one more may be tried.
+    fn take(&self) -> bool {
+        let left = self.tries_left.get();
+        self.tries_left.set(left.saturating_sub(1));
+        let has_ended = self.has_ended.get() || left == 0 || Instant::now() >= self.until;
+        self.has_ended.set(has_ended);
+        !has_ended
+    }
+}
+
+/// A key: its value, or none.
+struct Register<'a>(PhantomData<&'a Patience>);
+
+/// What was asked, what was told, and how long it may take to find out whether that fits.
+type Told<'a> = (Action, Option<Answer>, &'a Patience);
+
+impl<'a> Specification for Register<'a> {
     type State = Option<Value>;
-    type Operation = (Action, Option<Answer>);
+    type Operation = Told<'a>;
 
     fn init() -> Option<Value> {
         None
     }
 
-    fn apply((action, told): &Self::Operation, state: &Option<Value>) -> (bool, Option<Value>) {
+    /// The search has no way out of its own: once nothing fits any more, it takes back all it had and ends.
+    fn apply((action, told, patience): &Told<'a>, state: &Option<Value>) -> (bool, Option<Value>) {
         let (answer, next) = effect(*action, *state);
-        (told.is_none_or(|told| told == answer), next)
+        (patience.take() && told.is_none_or(|told| told == answer), next)
     }
 }
 
@@ -44,21 +113,23 @@ fn effect(action: Action, state: Option<Value>) -> (Answer, Option<Value>) {
 }
 
 /// Whether the operations on a key that is not there at first, in any order, are linearizable.
-pub(crate) fn is_linearizable(operations: &[Operation]) -> bool {
-    search(&narrowed(operations))
+pub(crate) fn verdict(operations: &[Operation], bounds: Bounds) -> Verdict {
+    search(&narrowed(operations), bounds)
 }
 
-/// The operation at whose end the history can no longer be explained: with all that ended before it, it still can be.
-/// `None` if the whole history can.
-pub(crate) fn first_wrong(operations: &[Operation]) -> Option<Operation> {
-    if is_linearizable(operations) {
-        return None;
-    }
+/// The operation at whose end a history that is not linearizable can no longer be explained: with all that ended before
+/// it, it still can be. `None` if that cannot be decided.
+pub(crate) fn first_wrong(operations: &[Operation], bounds: Bounds) -> Option<Operation> {
     let mut ended: Vec<&Operation> = operations.iter().filter(|operation| operation.end.is_some()).collect();
     ended.sort_by_key(|operation| operation.end.map(|(end_ns, _)| end_ns));
+    let is_decided = Cell::new(true);
     // What an order explains, it explains of every beginning of the history too.
-    let wrong = ended.partition_point(|last| is_linearizable(&until(operations, last)));
-    ended.get(wrong).map(|operation| **operation)
+    let wrong = ended.partition_point(|last| {
+        let verdict = verdict(&until(operations, last), bounds);
+        is_decided.set(is_decided.get() && verdict != Verdict::Undecided);
+        verdict == Verdict::Linearizable
+    });
+    ended.get(wrong).filter(|_| is_decided.get()).map(|operation| **operation)
 }
 
 /// The history up to the end of an operation: what ended later is open.
@@ -70,13 +141,14 @@ fn until(operations: &[Operation], last: &Operation) -> Vec<Operation> {
         .collect()
 }
 
-fn search(operations: &[Operation]) -> bool {
+fn search(operations: &[Operation], bounds: Bounds) -> Verdict {
     if operations.is_empty() {
-        return true;
+        return Verdict::Linearizable;
     }
+    let patience = Patience::new(bounds);
     let mut events = Vec::with_capacity(2 * operations.len());
     for (number, operation) in operations.iter().enumerate() {
-        let told = (operation.action, operation.end.map(|(_, answer)| answer));
+        let told = (operation.action, operation.end.map(|(_, answer)| answer), &patience);
         let end_ns = operation.end.map_or(u64::MAX, |(end_ns, _)| end_ns);
         events.push((operation.start_ns, false, number, Event::Call(told)));
         events.push((end_ns, true, number, Event::Response(told)));
@@ -84,11 +156,15 @@ fn search(operations: &[Operation]) -> bool {
     // At one and the same moment, what starts comes before what ends: they overlapped.
     events.sort_by_key(|(at_ns, is_end, number, _)| (*at_ns, *is_end, *number));
     let events = events.into_iter().map(|(_, _, number, event)| (number, event)).collect();
-    WGLChecker::<Register>::is_linearizable(History::from_actions(events))
+    match WGLChecker::<Register>::is_linearizable(History::from_actions(events)) {
+        true => Verdict::Linearizable,
+        false if patience.has_ended.get() => Verdict::Undecided,
+        false => Verdict::NotLinearizable,
+    }
 }
 
 /// The same history with less to try: open reads are left out, and an open write that was seen ends where it was.
-fn narrowed(operations: &[Operation]) -> Vec<Operation> {
+pub(crate) fn narrowed(operations: &[Operation]) -> Vec<Operation> {
     let is_open_read = |operation: &&Operation| operation.action == Action::Get && operation.end.is_none();
     let mut narrowed: Vec<Operation> =
         operations.iter().filter(|operation| !is_open_read(operation)).copied().collect();
@@ -133,6 +209,23 @@ mod tests {
 
     use super::*;
 
+    /// Histories of tests are decided, however slow the machine.
+    const BOUNDS: Bounds = Bounds { time: Duration::from_secs(100_000), tries: 2_000_000 };
+
+    fn is_linearizable(operations: &[Operation]) -> bool {
+        decided(verdict(operations, BOUNDS))
+    }
+
+    fn decided(verdict: Verdict) -> bool {
+        assert_ne!(verdict, Verdict::Undecided);
+        verdict == Verdict::Linearizable
+    }
+
+    fn first_wrong(operations: &[Operation]) -> Option<Operation> {
+        assert!(!is_linearizable(operations));
+        super::first_wrong(operations, BOUNDS)
+    }
+
     fn operation(action: Action, start_ns: u64, end: Option<(u64, Answer)>) -> Operation {
         Operation { client: 0, action, start_ns, end }
     }
@@ -172,7 +265,6 @@ mod tests {
             get(None, 14, 15),
         ];
         assert!(is_linearizable(&one_by_one));
-        assert_eq!(first_wrong(&one_by_one), None);
     }
 
     #[test]
@@ -280,10 +372,40 @@ mod tests {
             let operations = drawn(&mut rng);
             let expected = explained(None, &operations);
             verdicts[usize::from(expected)] += 1;
-            assert_eq!(search(&operations), expected, "round {round}: {operations:?}");
+            assert_eq!(decided(search(&operations, BOUNDS)), expected, "round {round}: {operations:?}");
             assert_eq!(is_linearizable(&operations), expected, "narrowed, round {round}: {operations:?}");
         }
         assert!(verdicts.iter().all(|count| *count > 2000), "{verdicts:?}");
+    }
+
+    #[test]
+    fn one_acknowledged_write_lost_out_of_a_whole_history_is_found_by_the_first_read_in_the_end() {
+        const OPERATIONS: u64 = 150;
+        for seed in 0..200 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let (mut state, mut whole) = (None, Vec::new());
+            for number in 0..OPERATIONS {
+                let action = match rng.random_range(0..8) {
+                    0..4 => Action::Get,
+                    4..6 => Action::Set(Value(number)),
+                    6 => Action::Delete,
+                    _ => Action::Swap { expected: state, new: Some(Value(number)) },
+                };
+                let (answer, after) = effect(action, state);
+                state = after;
+                // It takes effect in the middle; up to five overlap.
+                let at_ns = 100 + 10 * number;
+                let (before, later) = (rng.random_range(0..25), rng.random_range(0..25));
+                whole.push(operation(action, at_ns - before, Some((at_ns + later, answer))));
+            }
+            let end_ns = 100 + 10 * OPERATIONS + 25;
+            let written = Value(OPERATIONS);
+            whole.push(operation(Action::Set(written), end_ns, Some((end_ns + 1, Answer::Set))));
+            let read = |found, start_ns| operation(Action::Get, start_ns, Some((start_ns + 1, Answer::Found(found))));
+            let with = |found| [whole.clone(), vec![read(found, end_ns + 2), read(found, end_ns + 4)]].concat();
+            assert!(is_linearizable(&with(Some(written))), "seed {seed}");
+            assert_eq!(first_wrong(&with(state)), Some(read(state, end_ns + 2)), "seed {seed}");
+        }
     }
 
     #[test]
@@ -300,5 +422,27 @@ mod tests {
         assert!(is_linearizable(&operations));
         operations.push(get(50, 5000, 5001));
         assert_eq!(first_wrong(&operations), operations.last().copied());
+    }
+
+    /// Writes that nobody ever saw, open all at once, and in the end a swap that nothing explains: every order in which
+    /// they may have come has to be tried before that is known.
+    fn hard() -> Vec<Operation> {
+        let open = (0..30).map(|number| open_set(number, number));
+        open.chain([swap(50, 51, true, 100, 101)]).collect()
+    }
+
+    #[test]
+    fn a_history_that_takes_too_long_is_neither_fine_nor_wrong() {
+        let operations = hard();
+        let few = Bounds { tries: 20_000, ..BOUNDS };
+        assert_eq!(verdict(&operations, few), Verdict::Undecided);
+        let late = Bounds { time: Duration::ZERO, ..BOUNDS };
+        assert_eq!(verdict(&operations, late), Verdict::Undecided);
+        assert_eq!(super::first_wrong(&operations, few), None);
+        // Not even one that is plainly right or wrong, if nothing may be tried.
+        for plain in [[set(1, 0, 1), get(1, 2, 3)], [set(1, 0, 1), get(2, 2, 3)]] {
+            assert_eq!(verdict(&plain, late), Verdict::Undecided);
+            assert_eq!(verdict(&plain, Bounds { tries: 0, ..BOUNDS }), Verdict::Undecided);
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Half of them know one node only and hear from it who leads; the others ask around. Who does not know what became of a
 //! write goes on with another key.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,9 +13,11 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::Plant;
 use super::history::{Action, Answer, Key, Operation, Value};
 use super::ledger::Ledger;
 use super::report::Counts;
+use super::scans::Scan;
 use crate::client::{ClientError, KvClient, Outcome};
 
 /// How long an operation may take before its outcome is taken for unknown.
@@ -29,11 +32,12 @@ pub(crate) struct Shared {
     pub(crate) counts: Arc<Counts>,
     /// The client addresses of all nodes.
     pub(crate) addrs: Vec<String>,
-    /// The fault planted: reads are answered by any node from what it has.
-    pub(crate) reads_locally: bool,
-    /// Nothing is asked whose answer depends on what was there: nodes with a fault planted would have to make it up.
-    pub(crate) only_sets: bool,
+    /// The fault planted.
+    pub(crate) plant: Option<Plant>,
 }
+
+/// Keys and what they have.
+type Found = Vec<(Key, Option<Value>)>;
 
 struct Client {
     number: u32,
@@ -59,6 +63,8 @@ pub(crate) fn start(number: u32, seed: u64, shared: Shared, stop: watch::Receive
 
 impl Client {
     async fn run(mut self, stop: watch::Receiver<bool>) {
+        // However short the run: one that nobody scanned in is not good.
+        self.scan().await;
         while !*stop.borrow() {
             match self.rng.random_range(0..100) {
                 0..4 => self.scan().await,
@@ -77,6 +83,9 @@ impl Client {
         let told = self.ask(key, action).await;
         self.avoided = matches!(&told, Err(error) if error.outcome == Outcome::Unknown).then_some(key);
         self.count(told.as_ref().err());
+        if let Ok(Answer::Found(_)) = told {
+            self.shared.counts.reads.fetch_add(1, Ordering::Relaxed);
+        }
         let operation = match told {
             Ok(answer) => self.ended(action, start_ns, answer),
             Err(error) if error.outcome == Outcome::Unknown && action != Action::Get => self.open(action, start_ns),
@@ -87,7 +96,8 @@ impl Client {
 
     fn draw(&mut self, hint: Option<Value>) -> Action {
         let ledger = &self.shared.ledger;
-        if self.shared.only_sets {
+        // Nothing whose answer depends on what was there: who answers before it is known would have to make it up.
+        if self.shared.plant == Some(Plant::AckBeforeCommit) {
             return if self.rng.random_bool(0.5) { Action::Get } else { Action::Set(ledger.new_value()) };
         }
         match self.rng.random_range(0..20) {
@@ -113,35 +123,54 @@ impl Client {
     }
 
     async fn get(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, ClientError> {
-        if !self.shared.reads_locally {
+        if self.shared.plant != Some(Plant::StaleReads) {
             return self.kv.get(key).await;
         }
         let addr = &self.shared.addrs[self.rng.random_range(0..self.shared.addrs.len())];
         self.kv.get_local(addr, key).await
     }
 
-    /// Reads all keys that are worked on: each is a read of its own that takes as long as the scan. That they all come
-    /// from one moment is not checked.
+    /// Reads all keys that are worked on: each is a read of its own that takes as long as the scan, and all together
+    /// have to come from one moment.
     async fn scan(&mut self) {
         let keys = self.shared.ledger.begin_all();
-        let (first, last) = (keys.first().copied(), keys.last().copied());
-        let (Some(first), Some(last)) = (first, last) else { return };
         let start_ns = self.shared.ledger.now_ns();
-        let limit = (last.0 - first.0 + 1) as usize;
-        let told = self.kv.scan(&first.bytes(), Some(&Key(last.0 + 1).bytes()), limit).await;
-        self.shared.counts.scans.fetch_add(1, Ordering::Relaxed);
+        let told = self.ask_all(&keys).await;
+        let end_ns = self.shared.ledger.now_ns();
+        self.shared.counts.scans.fetch_add(u64::from(told.is_ok()), Ordering::Relaxed);
         self.count(told.as_ref().err());
-        // Fewer than there are: then what is not in it is not known.
-        let entries = told.ok().filter(|(_, has_more)| !has_more).map(|(entries, _)| entries);
-        for key in keys {
-            let bytes = key.bytes();
-            let found = entries.as_ref().map(|entries| {
-                let entry = entries.iter().find(|(at, _)| *at == bytes);
-                Answer::Found(entry.map(|(_, value)| Value::parse(value)))
-            });
-            let operation = found.and_then(|answer| self.ended(Action::Get, start_ns, answer));
-            self.shared.ledger.end(key, operation);
+        let Some(found) = told.ok().flatten() else {
+            return keys.into_iter().for_each(|key| self.shared.ledger.end(key, None));
+        };
+        for (key, value) in &found {
+            let end = Some((end_ns, Answer::Found(*value)));
+            let operation = Operation { client: self.number, action: Action::Get, start_ns, end };
+            self.shared.ledger.end(*key, Some(operation));
         }
+        self.shared.ledger.note_scan(Scan { client: self.number, start_ns, end_ns, found });
+    }
+
+    /// What all of these keys have. `None` where more was found than there can be: then what is missing is not known.
+    async fn ask_all(&mut self, keys: &[Key]) -> Result<Option<Found>, ClientError> {
+        let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return Ok(None) };
+        if self.shared.plant == Some(Plant::TornScans) {
+            return self.ask_one_by_one(keys).await.map(Some);
+        }
+        let limit = (last.0 - first.0 + 1) as usize;
+        let (entries, has_more) = self.kv.scan(&first.bytes(), Some(&Key(last.0 + 1).bytes()), limit).await?;
+        let entries: BTreeMap<Vec<u8>, Vec<u8>> = entries.into_iter().collect();
+        let found = keys.iter().map(|key| (*key, entries.get(&key.bytes()).map(|value| Value::parse(value))));
+        Ok((!has_more).then(|| found.collect()))
+    }
+
+    /// The fault planted: a scan of which each entry comes from a moment of its own.
+    async fn ask_one_by_one(&mut self, keys: &[Key]) -> Result<Found, ClientError> {
+        let mut found = Found::new();
+        for key in keys {
+            found.push((*key, self.kv.get(&key.bytes()).await?.map(|value| Value::parse(&value))));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(found)
     }
 
     fn ended(&self, action: Action, start_ns: u64, answer: Answer) -> Option<Operation> {

@@ -151,17 +151,13 @@ impl Cluster {
 
     /// The places that are meant. Where nobody leads, any node is taken for the leader.
     pub(crate) async fn who(&self, whom: Whom) -> Vec<usize> {
-        if whom == Whom::All {
-            return (0..self.places.len()).collect();
-        }
-        let leader = self.leader().await.unwrap_or_default();
-        match whom {
-            Whom::Follower(number) => {
-                let others: Vec<usize> = (0..self.places.len()).filter(|at| *at != leader).collect();
-                vec![others[number % others.len()]]
-            }
-            _ => vec![leader],
-        }
+        self.who_and_leader(whom).await.0
+    }
+
+    /// The places that are meant, and that of the leader if one was seen.
+    pub(crate) async fn who_and_leader(&self, whom: Whom) -> (Vec<usize>, Option<usize>) {
+        let seen = self.leader().await;
+        (whom.places(self.places.len(), seen.unwrap_or_default()), seen)
     }
 
     /// `kill -9`; whether there was something to kill.

@@ -25,7 +25,6 @@ pub(crate) async fn read_back(cluster: &mut Cluster, ledger: &Ledger, report: &m
     for at in 0..cluster.len() {
         cluster.kill(at).await?;
     }
-    report.kills_of_all += 1;
     cluster.restore().await?;
     cluster.settle().await?;
     read_all(cluster, ledger).await?;

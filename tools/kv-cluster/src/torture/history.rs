@@ -112,6 +112,26 @@ impl fmt::Display for Operation {
     }
 }
 
+impl Operation {
+    /// Whether both were answered, and each had begun before the other's answer was there.
+    fn overlapped(&self, other: &Operation) -> bool {
+        let (Some((end_ns, _)), Some((other_end_ns, _))) = (self.end, other.end) else { return false };
+        self.start_ns <= other_end_ns && other.start_ns <= end_ns
+    }
+
+    /// Whether two clients were at the key at the same time, and one of them to change it: what came of it hung on who
+    /// was first. What is still open is not counted: it overlaps with all that came after it, which says little.
+    fn contended_with(&self, other: &Operation) -> bool {
+        let writes = self.action != Action::Get || other.action != Action::Get;
+        writes && self.client != other.client && self.overlapped(other)
+    }
+}
+
+/// How many of the operations on a key met another client at it.
+pub(crate) fn contended(operations: &[Operation]) -> usize {
+    operations.iter().filter(|one| operations.iter().any(|other| one.contended_with(other))).count()
+}
+
 /// Writes the history of a key, one line of JSON for each operation.
 ///
 /// # Errors
@@ -146,6 +166,26 @@ mod tests {
         for other in [&b""[..], b":", b"17", b"x:", &damaged] {
             assert_eq!(Value::parse(other), Value::FOREIGN);
         }
+    }
+
+    #[test]
+    fn two_clients_contend_where_both_are_at_the_key_and_one_of_them_changes_it() {
+        let set = |client, start_ns, end_ns| {
+            let end = Some((end_ns, Answer::Set));
+            Operation { client, action: Action::Set(Value(1)), start_ns, end }
+        };
+        let get = |client, start_ns, end_ns| {
+            let end = Some((end_ns, Answer::Found(None)));
+            Operation { client, action: Action::Get, start_ns, end }
+        };
+        let open = Operation { end: None, ..set(9, 0, 0) };
+        assert_eq!(contended(&[set(1, 0, 5), get(2, 5, 6)]), 2);
+        assert_eq!(contended(&[set(1, 0, 9), get(2, 1, 2), set(3, 3, 4), get(4, 20, 21)]), 3);
+        // One after the other; one client alone; two that only look; one whose end nobody knows.
+        assert_eq!(contended(&[set(1, 0, 5), set(2, 6, 7)]), 0);
+        assert_eq!(contended(&[set(1, 0, 5), get(1, 0, 5)]), 0);
+        assert_eq!(contended(&[get(1, 0, 5), get(2, 0, 5)]), 0);
+        assert_eq!(contended(&[open, get(2, 0, 5), set(3, 6, 7)]), 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::history::{Action, Answer, Key, Operation, Value};
+use super::scans::Scan;
 
 /// Keys that are worked on at a time.
 const ACTIVE_KEYS: usize = 5;
@@ -35,6 +36,7 @@ pub(crate) struct Ledger {
 struct Keys {
     all: BTreeMap<Key, Page>,
     active: Vec<Key>,
+    scans: Vec<Scan>,
 }
 
 /// What is known of one key.
@@ -109,6 +111,16 @@ impl Ledger {
             // Nobody listens any more where the run has failed.
             let _ = self.settled.send(key);
         }
+    }
+
+    /// Adds what a scan told, all at once: its keys are to be ended besides.
+    pub(crate) fn note_scan(&self, scan: Scan) {
+        self.keys().scans.push(scan);
+    }
+
+    /// All scans that were answered up to now.
+    pub(crate) fn scans(&self) -> Vec<Scan> {
+        self.keys().scans.clone()
     }
 
     /// Adds what was read of a key after the clients were gone.

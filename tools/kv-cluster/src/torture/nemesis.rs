@@ -46,6 +46,8 @@ impl Nemesis<'_> {
     }
 
     async fn step(&mut self, step: &Step) -> Result<()> {
+        // Who is meant is said by the part that it plays: first there has to be a leader.
+        self.until_led().await?;
         let weather = step.shall_show().map(|weather| (weather, self.cluster.harm.met(weather)));
         self.bring(step.fault).await?;
         if let Some(then) = step.then {
@@ -54,15 +56,23 @@ impl Nemesis<'_> {
         }
         self.hold(step.hold).await?;
         self.until_met(weather).await?;
-        let began = Instant::now();
-        while step.lasts_for_a_successor() && self.cluster.leader().await.is_none() && began.elapsed() < NOTICE {
-            self.hold(LOOK).await?;
+        if step.lasts_for_a_successor() {
+            self.until_led().await?;
         }
         let began = Instant::now();
         self.cluster.restore().await?;
         self.cluster.settle().await?;
         self.report.longest_recovery_ms = self.report.longest_recovery_ms.max(began.elapsed().as_millis() as u64);
         self.hold(step.quiet).await
+    }
+
+    /// Waits, for a while, until somebody leads.
+    async fn until_led(&mut self) -> Result<()> {
+        let began = Instant::now();
+        while self.cluster.leader().await.is_none() && began.elapsed() < NOTICE {
+            self.hold(LOOK).await?;
+        }
+        Ok(())
     }
 
     /// Waits, for a while, until a weather was met more often than this.
@@ -90,8 +100,9 @@ impl Nemesis<'_> {
         }
     }
 
+    /// Brings about a fault, and counts it if anything came of it: there may have been nothing left to kill.
     async fn bring(&mut self, fault: Fault) -> Result<()> {
-        match fault {
+        let has_effect = match fault {
             Fault::Kill(whom) => self.kill(whom).await?,
             Fault::Stop(whom) => self.stop(whom).await?,
             Fault::Pause(whom) => self.pause(whom).await,
@@ -99,63 +110,79 @@ impl Nemesis<'_> {
                 for at in self.cluster.who(whom).await {
                     self.cluster.around(at, links, weather);
                 }
+                true
             }
             Fault::Split { leader_is_alone, weather } => {
-                let part = self.part(leader_is_alone).await;
-                self.cluster.split(&part, weather);
+                let minority = self.minority(leader_is_alone).await;
+                self.cluster.split(&minority, weather);
+                true
             }
-            Fault::Full { restarts_full } => return self.fill(restarts_full).await,
-            Fault::Wipe { whom, dies_after } => self.wipe(whom, dies_after).await?,
-            Fault::Member(whom) => self.member(whom).await?,
+            Fault::Full { restarts_full } => self.fill(restarts_full).await?,
+            Fault::Wipe { whom, dies_after } => self.wipe(whom, dies_after).await.map(|()| true)?,
+            Fault::Member(whom) => self.member(whom).await.map(|()| true)?,
             Fault::Snapshot => self.snapshot().await,
+        };
+        if has_effect {
+            self.report.met(fault.kind());
         }
-        self.report.met(fault.kind());
         Ok(())
     }
 
-    async fn kill(&mut self, whom: Whom) -> Result<()> {
+    /// Whether there was something to kill.
+    async fn kill(&mut self, whom: Whom) -> Result<bool> {
+        let (places, leader) = self.cluster.who_and_leader(whom).await;
         let mut killed = 0;
-        for at in self.cluster.who(whom).await {
+        for at in places {
             killed += u64::from(self.cluster.kill(at).await?);
         }
-        match whom {
-            Whom::Leader => self.report.kills_of_leaders += killed,
-            Whom::Follower(_) => self.report.kills_of_followers += killed,
-            Whom::All => self.report.kills_of_all += 1,
+        match (whom, leader) {
+            (Whom::All, _) => self.report.kills_of_all += u64::from(killed == self.cluster.len() as u64),
+            // Nobody knows what it was.
+            (_, None) => {}
+            (Whom::Leader, Some(_)) => self.report.kills_of_leaders += killed,
+            (Whom::Follower(_), Some(_)) => self.report.kills_of_followers += killed,
         }
-        Ok(())
+        Ok(killed > 0)
     }
 
-    async fn stop(&mut self, whom: Whom) -> Result<()> {
+    /// Whether there was something to stop.
+    async fn stop(&mut self, whom: Whom) -> Result<bool> {
+        let before = self.report.stops;
         for at in self.cluster.who(whom).await {
             self.report.stops += u64::from(self.cluster.terminate(at).await?);
         }
-        Ok(())
+        Ok(self.report.stops > before)
     }
 
-    async fn pause(&mut self, whom: Whom) {
-        for at in self.cluster.who(whom).await {
-            let paused = u64::from(self.cluster.pause(at));
-            match whom {
-                Whom::Leader => self.report.pauses_of_leaders += paused,
-                _ => self.report.pauses_of_followers += paused,
+    /// Whether there was something to pause.
+    async fn pause(&mut self, whom: Whom) -> bool {
+        let (places, leader) = self.cluster.who_and_leader(whom).await;
+        let mut paused = 0;
+        for at in places {
+            let is_paused = u64::from(self.cluster.pause(at));
+            paused += is_paused;
+            match leader {
+                None => {}
+                Some(leader) if at == leader => self.report.pauses_of_leaders += is_paused,
+                Some(_) => self.report.pauses_of_followers += is_paused,
             }
         }
+        paused > 0
     }
 
     /// Less than half of the nodes, with the leader among them or not.
-    async fn part(&self, with_leader: bool) -> BTreeSet<usize> {
+    async fn minority(&self, with_leader: bool) -> BTreeSet<usize> {
         let leader = self.cluster.leader().await.unwrap_or_default();
         let others = (1..self.cluster.len()).map(|offset| (leader + offset) % self.cluster.len());
         let others = others.take((self.cluster.len() - 1) / 2 - usize::from(with_leader));
         others.chain(with_leader.then_some(leader)).collect()
     }
 
-    /// Fills the disk, and waits until somebody has noticed.
-    async fn fill(&mut self, restarts_full: bool) -> Result<()> {
+    /// Fills the disk, and waits until somebody has noticed; whether somebody did.
+    async fn fill(&mut self, restarts_full: bool) -> Result<bool> {
         let Some(at) = self.cluster.small_disk() else {
             self.report.skipped.insert(Kind::Full);
-            return Ok(());
+            return Ok(false);
         };
         let before = self.refusals();
         let began = Instant::now();
@@ -169,8 +196,7 @@ impl Nemesis<'_> {
         if restarts_full {
             self.cluster.restart_full(at).await?;
         }
-        self.report.met(Kind::Full);
-        Ok(())
+        Ok(self.refusals() > before)
     }
 
     fn refusals(&self) -> u64 {
@@ -258,11 +284,14 @@ impl Nemesis<'_> {
         self.hold(LOOK).await
     }
 
-    async fn snapshot(&mut self) {
+    /// Whether anybody was there to be asked.
+    async fn snapshot(&mut self) -> bool {
+        let mut asked = 0;
         for at in self.cluster.who(Whom::All).await {
             // One that is down or paused makes none.
-            let _ = self.cluster.watcher.snapshot(&self.cluster.addr(at).client).await;
+            asked += u64::from(self.cluster.watcher.snapshot(&self.cluster.addr(at).client).await.is_ok());
         }
+        asked > 0
     }
 
     fn tell(&self, what: fmt::Arguments<'_>) {

@@ -22,6 +22,8 @@ pub(crate) struct Counts {
     pub(crate) unknown: AtomicU64,
     /// Answers that the disk is full.
     pub(crate) full: AtomicU64,
+    /// Reads of single keys that were answered, and scans.
+    pub(crate) reads: AtomicU64,
     pub(crate) scans: AtomicU64,
 }
 
@@ -64,9 +66,16 @@ pub(crate) struct Report {
     pub(crate) operations_ok: u64,
     pub(crate) operations_not_applied: u64,
     pub(crate) operations_unknown: u64,
+    pub(crate) reads: u64,
     pub(crate) scans: u64,
     pub(crate) keys_checked: u64,
     pub(crate) operations_checked: u64,
+    /// Of those: operations during which another client was at the same key, and one of the two changed it.
+    pub(crate) operations_contended: u64,
+    /// Scans of which all values were compared with each other.
+    pub(crate) scans_checked: u64,
+    /// Keys of which the checker does not know whether they are linearizable.
+    pub(crate) keys_undecided: u64,
     pub(crate) keys_read_back: u64,
     pub(crate) longest_check_ms: u64,
     /// Keys compared on every node in the end.
@@ -86,6 +95,7 @@ impl Report {
         self.operations_not_applied = of(&counts.not_applied);
         self.operations_unknown = of(&counts.unknown);
         self.full_disk_refusals += of(&counts.full);
+        self.reads = of(&counts.reads);
         self.scans = of(&counts.scans);
     }
 
@@ -95,7 +105,10 @@ impl Report {
         let (kill, pause) = (wanted(Kind::Kill), wanted(Kind::Pause));
         let needs = [
             ("operations that were acknowledged", true, self.operations_ok),
+            ("reads that were answered", true, self.reads),
+            ("scans that were checked", true, self.scans_checked),
             ("keys that were checked", true, self.keys_checked),
+            ("operations of two clients on one key at the same time", self.clients > 1, self.operations_contended),
             ("keys that were read back", true, self.keys_read_back),
             ("keys that were compared on all nodes", true, self.keys_compared),
             ("kills of leaders", kill, self.kills_of_leaders),
@@ -116,6 +129,12 @@ impl Report {
             ("snapshots that were made", wanted(Kind::Snapshot), self.snapshots_made),
         ];
         needs.into_iter().filter(|(_, is_wanted, count)| *is_wanted && *count == 0).map(|(what, _, _)| what).collect()
+    }
+
+    /// As JSON.
+    pub(crate) fn write(&self, mut file: File) -> std::io::Result<()> {
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.write_all(b"\n")
     }
 
     /// For the screen.
@@ -156,15 +175,20 @@ impl Report {
             (
                 "operations",
                 format!(
-                    "{} ok, {} not applied, {} unknown; {} scans",
-                    self.operations_ok, self.operations_not_applied, self.operations_unknown, self.scans
+                    "{} ok, {} not applied, {} unknown; {} reads, {} scans",
+                    self.operations_ok, self.operations_not_applied, self.operations_unknown, self.reads, self.scans
                 ),
             ),
             (
                 "checked",
                 format!(
-                    "{} keys, {} operations, {} ms at the longest",
-                    self.keys_checked, self.operations_checked, self.longest_check_ms
+                    "{} keys, {} undecided; {} operations, {} of them contended; {} scans; {} ms at the longest",
+                    self.keys_checked,
+                    self.keys_undecided,
+                    self.operations_checked,
+                    self.operations_contended,
+                    self.scans_checked,
+                    self.longest_check_ms
                 ),
             ),
             (
@@ -196,7 +220,7 @@ mod tests {
     #[test]
     fn a_run_that_met_nothing_says_all_that_it_missed_and_no_more_than_it_set_out_to() {
         let all: BTreeSet<Kind> = <Kind as clap::ValueEnum>::value_variants().iter().copied().collect();
-        let nothing = Report::default();
+        let nothing = Report { clients: 8, ..Report::default() };
         assert!(nothing.missing(&all).len() >= 15);
         for weather in ["connections that were cut", "pieces that were held back", "pieces that were swallowed"] {
             assert!(nothing.missing(&all).contains(&weather));
@@ -205,5 +229,28 @@ mod tests {
         assert!(only_kills.contains(&"kills of leaders") && !only_kills.contains(&"refusals for a full disk"));
         let skipped = Report { skipped: BTreeSet::from([Kind::Full]), ..Report::default() };
         assert!(!skipped.missing(&all).contains(&"refusals for a full disk"));
+    }
+
+    #[test]
+    fn a_run_whose_clients_never_met_on_a_key_or_were_never_told_a_value_is_not_called_good() {
+        let met = Report {
+            clients: 2,
+            operations_ok: 9,
+            reads: 3,
+            scans_checked: 1,
+            keys_checked: 1,
+            operations_contended: 2,
+            keys_read_back: 1,
+            keys_compared: 1,
+            ..Report::default()
+        };
+        let missing = |report: Report| report.missing(&BTreeSet::new());
+        assert_eq!(missing(met.clone()), [] as [&str; 0]);
+        assert_eq!(missing(Report { reads: 0, ..met.clone() }), ["reads that were answered"]);
+        assert_eq!(missing(Report { scans_checked: 0, ..met.clone() }), ["scans that were checked"]);
+        let alone = Report { operations_contended: 0, ..met };
+        assert_eq!(missing(alone.clone()), ["operations of two clients on one key at the same time"]);
+        // A single client has nobody to meet.
+        assert_eq!(missing(Report { clients: 1, ..alone }), [] as [&str; 0]);
     }
 }

@@ -47,6 +47,20 @@ pub(crate) enum Whom {
     All,
 }
 
+impl Whom {
+    /// The places that are meant where so many nodes follow this leader.
+    pub(crate) fn places(self, nodes: usize, leader: usize) -> Vec<usize> {
+        match self {
+            Whom::Leader => vec![leader],
+            Whom::Follower(number) => {
+                let others: Vec<usize> = (0..nodes).filter(|at| *at != leader).collect();
+                vec![others[number % others.len()]]
+            }
+            Whom::All => (0..nodes).collect(),
+        }
+    }
+}
+
 /// Which of a node's links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Links {
@@ -318,6 +332,17 @@ mod tests {
 
     fn all() -> BTreeSet<Kind> {
         Kind::value_variants().iter().copied().collect()
+    }
+
+    #[test]
+    fn a_leader_is_never_taken_for_a_follower_nor_a_follower_for_the_leader() {
+        for (nodes, leader) in (3..=7).flat_map(|nodes| (0..nodes).map(move |leader| (nodes, leader))) {
+            assert_eq!(Whom::Leader.places(nodes, leader), [leader]);
+            assert_eq!(Whom::All.places(nodes, leader).len(), nodes);
+            let followers = (0..2 * nodes).flat_map(|number| Whom::Follower(number).places(nodes, leader));
+            let others: BTreeSet<usize> = (0..nodes).filter(|at| *at != leader).collect();
+            assert_eq!(followers.collect::<BTreeSet<_>>(), others);
+        }
     }
 
     #[test]
