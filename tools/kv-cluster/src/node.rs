@@ -7,6 +7,7 @@
 use std::future::IntoFuture;
 use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -75,6 +76,7 @@ pub async fn run(args: NodeArgs) -> Result<()> {
 async fn start(args: &NodeArgs, options: Arc<RaftOptions>, store: RaftStore<Types, JoinedKv>) -> Result<Arc<Node>> {
     let RaftStore { log, machine, .. } = store;
     let state = machine.handle();
+    let keys = AtomicU64::new(state.read(|joined| joined.kv().len())?);
     let peers = Peers::new(&args.dial).context("cannot set up the way to the other nodes")?;
     let resumed = Resumed::of(args.id, &log).await.map_err(|error| told(&error.into(), &log))?;
     // It applies again what was committed: what the log cannot read of that is found here.
@@ -96,6 +98,7 @@ async fn start(args: &NodeArgs, options: Arc<RaftOptions>, store: RaftStore<Type
         log,
         state,
         leading,
+        keys,
         limit,
         space: http::space(),
     }))

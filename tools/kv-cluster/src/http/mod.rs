@@ -7,6 +7,7 @@ mod query;
 pub(crate) use cluster::matched;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -46,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) raft: Raft<Types>,
     pub(crate) log: RaftLog<Types>,
     pub(crate) state: MachineHandle<JoinedKv>,
+    /// How many keys there were when somebody looked last.
+    pub(crate) keys: AtomicU64,
     pub(crate) leading: Leading,
     pub(crate) writes: Writes,
     pub(crate) reads: Reads,
@@ -62,6 +65,17 @@ pub(crate) fn space() -> Arc<Semaphore> {
 }
 
 type Shared = State<Arc<Node>>;
+
+impl Node {
+    /// How many keys there are; while a snapshot is being installed, how many there were. Who watches a node does not
+    /// wait for it.
+    fn keys(&self) -> u64 {
+        if let Ok(Some(keys)) = self.state.try_read(|joined| joined.kv().len()) {
+            self.keys.store(keys, Ordering::Relaxed);
+        }
+        self.keys.load(Ordering::Relaxed)
+    }
+}
 
 /// All paths.
 pub(crate) fn router(node: Arc<Node>) -> Router {
@@ -134,7 +148,7 @@ fn operation(method: &str, path: &str) -> &'static str {
 }
 
 async fn metrics(State(node): Shared) -> Response {
-    let text = node.metrics.text(&node.leading.metrics(), &node.log.log().stats(), node.state.read(|kv| kv.kv().len()));
+    let text = node.metrics.text(&node.leading.metrics(), &node.log.log().stats(), node.keys());
     match text {
         Ok(text) => {
             ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
