@@ -11,7 +11,6 @@ use axum::response::{IntoResponse, Response};
 use ringwal::machine::{KvCommand, KvResponse, KvStateMachine};
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
-use tokio::time::timeout;
 
 use super::query::{Parameters, key};
 use super::{Node, Shared};
@@ -28,7 +27,7 @@ pub(super) async fn get(State(node): Shared, uri: Uri) -> Answered {
     let mut parameters = Parameters::of(&uri, &["key", "consistency"])?;
     node.wait_to_read(&mut parameters).await?;
     let key = key(&uri, "/v1/kv", &mut parameters)?;
-    let value = node.look(|kv| kv.get(&key)).await?;
+    let value = node.state.look(|kv| kv.get(&key)).await?;
     value.map(IntoResponse::into_response).ok_or_else(Failure::no_key)
 }
 
@@ -77,7 +76,7 @@ pub(super) async fn scan(State(node): Shared, uri: Uri) -> Answered {
     node.wait_to_read(&mut parameters).await?;
     let start = parameters.take("start").unwrap_or_default();
     let end = parameters.take("end");
-    Ok(Json(node.look(|kv| scanned(kv, start, end, limit)).await?).into_response())
+    Ok(Json(node.state.look(|kv| scanned(kv, start, end, limit)).await?).into_response())
 }
 
 /// A part of a range, bounded in entries and bytes, and at least one entry where there is one.
@@ -103,12 +102,6 @@ impl Node {
             Some("local") => self.leading.check_running(),
             Some(other) => Err(Failure::bad(format!("consistency is {other:?}: use linearizable or local"))),
         }
-    }
-
-    /// Looks at the state, once no snapshot is being installed.
-    async fn look<T>(&self, look: impl FnOnce(&KvStateMachine) -> T) -> Result<T, Failure> {
-        let looked = timeout(self.limit, self.state.read_async(|joined| look(joined.kv()))).await;
-        looked.map_err(|_| Failure::read_timed_out())?.map_err(|_| Failure::stopping())
     }
 
     async fn write(self: &Arc<Self>, command: KvCommand) -> Result<KvResponse, Failure> {

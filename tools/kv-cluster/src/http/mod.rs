@@ -7,7 +7,6 @@ mod query;
 pub(crate) use cluster::matched;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -19,16 +18,17 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use openraft::Raft;
-use ringwal::raft::{MachineHandle, RaftLog};
+use ringwal::raft::RaftLog;
 use tokio::sync::Semaphore;
 
 use crate::api::LeaderHint;
 use crate::failing::Failure;
 use crate::leading::Leading;
-use crate::machine::{JoinedKv, Types};
+use crate::machine::Types;
 use crate::metrics::Metrics;
 use crate::reads::Reads;
 use crate::room::Room;
+use crate::state::LocalState;
 use crate::types::{NodeId, VALUE_BYTES_MAX};
 use crate::writes::Writes;
 
@@ -46,9 +46,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) raft: Raft<Types>,
     pub(crate) log: RaftLog<Types>,
-    pub(crate) state: MachineHandle<JoinedKv>,
-    /// How many keys there were when somebody looked last.
-    pub(crate) keys: AtomicU64,
+    pub(crate) state: LocalState,
     pub(crate) leading: Leading,
     pub(crate) writes: Writes,
     pub(crate) reads: Reads,
@@ -65,17 +63,6 @@ pub(crate) fn space() -> Arc<Semaphore> {
 }
 
 type Shared = State<Arc<Node>>;
-
-impl Node {
-    /// How many keys there are; while a snapshot is being installed, how many there were. Who watches a node does not
-    /// wait for it.
-    fn keys(&self) -> u64 {
-        if let Ok(Some(keys)) = self.state.try_read(|joined| joined.kv().len()) {
-            self.keys.store(keys, Ordering::Relaxed);
-        }
-        self.keys.load(Ordering::Relaxed)
-    }
-}
 
 /// All paths.
 pub(crate) fn router(node: Arc<Node>) -> Router {
@@ -148,7 +135,7 @@ fn operation(method: &str, path: &str) -> &'static str {
 }
 
 async fn metrics(State(node): Shared) -> Response {
-    let text = node.metrics.text(&node.leading.metrics(), &node.log.log().stats(), node.keys());
+    let text = node.metrics.text(&node.leading.metrics(), &node.log.log().stats(), node.state.keys());
     match text {
         Ok(text) => {
             ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
