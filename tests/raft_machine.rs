@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use cluster::{Kv, Net, Store, open_on, run, set, small};
-use common::{block_on, poll_once, scratch};
+use common::gated::{GatedDisk, Held};
+use common::{block_on, eventually, poll_once, scratch};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::{
     BasicNode, CommittedLeaderId, Entry, EntryPayload, LogId, Membership, RaftLogReader, RaftSnapshotBuilder, Snapshot,
@@ -1134,6 +1135,28 @@ fn a_snapshot_received_while_one_of_the_same_entry_is_made_does_not_stop_the_nod
     });
     assert_eq!(built.meta, meta, "the one that is there");
     assert_eq!(files(&disk), ["snapshot_1_1.zst"]);
+}
+
+#[test]
+fn two_transfers_of_one_snapshot_that_end_in_the_same_moment_do_not_fail() {
+    let (slow, quick) = (bytes_of(other(300).1), bytes_of(other(300).1));
+    assert_ne!(slow, quick);
+    let dir = scratch();
+    let (disk, gate) = GatedDisk::open(dir.path());
+    let mut store = open_on(Arc::new(disk), 1, small()).unwrap();
+    let names =
+        || std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut data = begin(&mut store);
+    send(&mut data, 0, &slow).unwrap();
+    let arriving = names().find(|name| name.starts_with("snapshot_")).unwrap();
+    gate.hold(Held::SyncOf(arriving));
+    let ending = std::thread::spawn(move || block_on(data.shutdown()));
+    eventually("it has found none of the name", || gate.is_awaited());
+    arrive(&mut store, &quick).unwrap();
+    gate.open();
+    ending.join().unwrap().unwrap();
+    assert_eq!(names().filter(|name| name.starts_with("snapshot_")).collect::<Vec<_>>(), ["snapshot_300_4.zst"]);
+    assert_eq!(std::fs::read(dir.path().join("snapshot_300_4.zst")).unwrap(), quick);
 }
 
 #[test]
