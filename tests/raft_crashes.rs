@@ -299,7 +299,7 @@ fn check(disk: &SimDisk, told: &[Told]) -> Result<Found, Failure> {
     check_told(told, &found)?;
     let left_over = disk.file_names().into_iter().find(|name| name.starts_with("snapshot_") && !name.ends_with(".zst"));
     ensure(left_over.is_none(), || format!("{left_over:?} was left over"))?;
-    let machine = store.machine.handle().read(content);
+    let machine = store.machine.handle().read(content)?;
     let index = applied.map(|applied| applied.index);
     ensure(applied == index.map(id), || format!("applied {applied:?}"))?;
     ensure((machine, membership) == expected(index), || format!("another state at {index:?}"))?;

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use cluster::{Kv, Net, Store, open_on, run, set, small};
-use common::{block_on, poll_once, scratch};
+use common::gated::{GatedDisk, Held};
+use common::{block_on, eventually, poll_once, scratch};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use openraft::{
     BasicNode, CommittedLeaderId, Entry, EntryPayload, LogId, Membership, RaftLogReader, RaftSnapshotBuilder, Snapshot,
@@ -71,7 +72,7 @@ fn current(store: &mut Store) -> Option<Snapshot<Kv>> {
 
 /// All that a machine holds.
 fn content(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    store.machine.handle().read(|kv| kv.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect())
+    store.machine.handle().read(|kv| kv.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect()).unwrap()
 }
 
 /// A snapshot of another node's, up to an index.
@@ -390,6 +391,90 @@ fn the_id_of_a_snapshot_is_that_of_its_bytes() {
 }
 
 #[test]
+fn an_id_of_a_damaged_snapshot_that_was_received_once_more_is_that_of_the_new_bytes() {
+    let (disk, (_, again)) = (SimDisk::new(1), other(300));
+    let (mut store, first) = rotten(&disk);
+    let (meta, bytes) = (again.meta.clone(), bytes_of(again));
+    // It is not installed: the node that sent it hung up.
+    arrive(&mut store, &bytes).unwrap();
+    let now = current(&mut store).unwrap();
+    assert_ne!(first, meta.snapshot_id);
+    assert_eq!(now.meta, meta);
+    assert_eq!(bytes_of(now), bytes);
+}
+
+#[test]
+fn a_damaged_snapshot_keeps_its_name_until_the_one_that_arrives_again_has_it() {
+    let bytes = bytes_of(other(300).1);
+    for kind in [OpKind::Rename, OpKind::SyncDir] {
+        for nth in 1.. {
+            let disk = SimDisk::new(1);
+            let (mut store, _) = rotten(&disk);
+            disk.fail(FaultRule::io_error(kind, nth));
+            let arrived = arrive(&mut store, &bytes);
+            assert!(files(&disk).contains(&"snapshot_300_4.zst".to_owned()), "{kind:?} {nth}: {:?}", files(&disk));
+            if arrived.is_ok() {
+                assert_eq!(files(&disk), ["snapshot_300_4.zst"]);
+                assert!(nth > 1, "there is none to fail");
+                break;
+            }
+        }
+    }
+}
+
+/// A store whose snapshot was damaged since it was opened, and what that is called.
+fn rotten(disk: &SimDisk) -> (Store, String) {
+    let mut store = sim(disk);
+    fill(&mut store, 300);
+    build(&mut store);
+    drop(store);
+    let mut store = sim(disk);
+    let id = current(&mut store).unwrap().meta.snapshot_id;
+    disk.flip_bit("snapshot_300_4.zst", 400, 1).unwrap();
+    (store, id)
+}
+
+/// All of a snapshot arrives, and nobody installs it.
+fn arrive(store: &mut Store, bytes: &[u8]) -> io::Result<()> {
+    let mut data = begin(store);
+    send(&mut data, 0, bytes)?;
+    block_on(data.shutdown())
+}
+
+#[test]
+fn a_transfer_that_is_given_up_is_removed_by_another_thread_than_the_executors() {
+    let disk = SimDisk::new(1);
+    let mut store = sim(&disk);
+    let bytes = bytes_of(other(300).1);
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let mut data = store.machine.begin_receiving_snapshot().await.unwrap();
+        data.write_all(&bytes[..3000]).await.unwrap();
+        data.flush().await.unwrap();
+        // The only thread that may wait for the disk is busy.
+        let (go, gate) = mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || gate.recv());
+        drop(data);
+        assert_eq!(files(&disk).len(), 1, "it was removed here");
+        go.send(()).unwrap();
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        assert_eq!(files(&disk), [""; 0]);
+    });
+}
+
+#[test]
+fn a_file_that_became_shorter_ends_its_transfer_with_an_error() {
+    let disk = SimDisk::new(1);
+    let mut store = sim(&disk);
+    fill(&mut store, 300);
+    let mut sending = build(&mut store).snapshot;
+    disk.set_len("snapshot_300_4.zst", 1000).unwrap();
+    let mut bytes = Vec::new();
+    let failed = block_on(sending.read_to_end(&mut bytes)).unwrap_err();
+    assert_eq!((failed.kind(), bytes.len()), (io::ErrorKind::UnexpectedEof, 1000), "{failed}");
+}
+
+#[test]
 fn a_snapshot_that_is_not_the_one_announced_is_not_installed() {
     let ((_one, first), (_two, second)) = (other(300), other(299));
     let mut store = sim(&SimDisk::new(1));
@@ -410,6 +495,7 @@ fn a_snapshot_of_nothing_and_one_of_the_first_entry_do_not_get_in_each_others_wa
     let disk = SimDisk::new(1);
     let mut store = sim(&disk);
     let nothing = build(&mut store);
+    assert_eq!(files(&disk), [""; 0]);
     assert_eq!((nothing.meta.last_log_id, &nothing.meta.last_membership), (None, &StoredMembership::default()));
     let first = LogId::new(CommittedLeaderId::new(0, 0), 0);
     let membership = Membership::new(vec![[1].into()], None);
@@ -422,6 +508,22 @@ fn a_snapshot_of_nothing_and_one_of_the_first_entry_do_not_get_in_each_others_wa
     let mut store = sim(&disk);
     assert_eq!(current(&mut store).unwrap().meta, one.meta);
     assert_eq!(block_on(store.machine.applied_state()).unwrap(), (Some(first), one.meta.last_membership));
+}
+
+#[test]
+fn a_learner_that_was_asked_for_a_snapshot_before_its_first_entry_takes_the_one_of_entry_0() {
+    let first = LogId::new(CommittedLeaderId::new(0, 0), 0);
+    let entry = || Entry { log_id: first, payload: members(0, 3).payload };
+    let mut leader = sim(&SimDisk::new(2));
+    block_on(leader.machine.apply([entry()])).unwrap();
+    let Snapshot { meta, snapshot } = build(&mut leader);
+    let disk = SimDisk::new(1);
+    let mut store = sim(&disk);
+    build(&mut store);
+    block_on(store.machine.install_snapshot(&meta, snapshot)).unwrap();
+    assert_eq!(block_on(store.machine.applied_state()).unwrap(), (Some(first), meta.last_membership));
+    drop(store);
+    assert_eq!(block_on(sim(&disk).machine.applied_state()).unwrap().0, Some(first));
 }
 
 #[test]
@@ -499,6 +601,29 @@ fn a_damaged_newest_snapshot_that_the_log_begins_after_is_refused_with_what_to_d
         assert!(refused.to_string().contains(part), "{refused}");
     }
     assert_eq!(files(&disk), before, "nothing was changed");
+}
+
+#[test]
+fn a_damaged_snapshot_from_another_node_is_not_got_over_by_a_log_without_its_entries() {
+    let bytes = bytes_of(other(300).1);
+    // A log that ends before it, and one that has entries there which were never committed.
+    for stale in [0, 300] {
+        let disk = SimDisk::new(1);
+        lived(&disk, 20, &[10], None);
+        let mut store = sim(&disk);
+        let entries: Vec<_> = (21..=stale).map(|index| lost(2, index)).collect();
+        block_on(store.log.blocking_append(entries)).unwrap();
+        arrive(&mut store, &bytes).unwrap();
+        let image = disk.crash_point().keep_completed();
+        image.flip_bit("snapshot_300_4.zst", 300, 3).unwrap();
+        let before = files(&image);
+        let refused = open_on(Arc::new(image.clone()), 1, small()).unwrap_err();
+        assert!(matches!(refused, RaftError::EntriesGone { .. }) && refused.is_damage(), "{refused}");
+        for part in ["snapshot_300_4.zst", "snapshot_10_1.zst", "remove this node from the cluster, wipe"] {
+            assert!(refused.to_string().contains(part), "{refused}");
+        }
+        assert_eq!(files(&image), before, "nothing was changed");
+    }
 }
 
 #[test]
@@ -734,6 +859,8 @@ fn another_node_another_machine_and_a_log_without_a_node_are_refused() {
 fn a_snapshot_of_another_machine_is_refused_as_soon_as_it_arrives() {
     let mut counter =
         raft::open_on::<Counting, _>(Arc::new(SimDisk::new(2)), 2, CounterStateMachine::new(5), small()).unwrap();
+    let add = EntryPayload::Normal(CounterCommand::Increment(1));
+    block_on(counter.machine.apply([Entry { log_id: id(0), payload: add }])).unwrap();
     let mut builder = block_on(counter.machine.get_snapshot_builder());
     let mut snapshot = block_on(builder.build_snapshot()).unwrap().snapshot;
     let mut bytes = Vec::new();
@@ -791,7 +918,8 @@ fn settings_that_cannot_be_are_refused() {
     assert!(matches!(refused, RaftError::Log(ringwal::Error::Config(_))), "{refused}");
 }
 
-/// Keeps lines. Panics at "panic"; its images are written once they are let.
+/// Keeps lines. Panics at "panic"; its images are written once they are let, and so is a state with a "slow" line
+/// restored. Of a state that begins with "short", it reads no more than that.
 struct Scripted {
     lines: Vec<String>,
     gate: Arc<Mutex<mpsc::Receiver<()>>>,
@@ -826,7 +954,15 @@ impl StateMachine for Scripted {
 
     async fn restore(&mut self, source: &mut (dyn Read + Send)) -> io::Result<()> {
         let mut text = String::new();
+        (&mut *source).take(6).read_to_string(&mut text)?;
+        if text == "short\n" {
+            self.lines = vec!["short".into()];
+            return Ok(());
+        }
         source.read_to_string(&mut text)?;
+        if text.contains("slow") {
+            self.gate.lock().unwrap().recv().map_err(io::Error::other)?;
+        }
         if text.contains("indigestible") {
             return Err(io::Error::other("that it does not take"));
         }
@@ -904,7 +1040,7 @@ fn the_executor_runs_on_while_a_snapshot_is_made_and_the_snapshot_is_of_when_it_
         building.await.unwrap()
     });
     assert_eq!(snapshot.meta.last_log_id, Some(id(1)));
-    assert_eq!(store.machine.handle().read(|machine| machine.lines.join(" ")), "one two three");
+    assert_eq!(store.machine.handle().read(|machine| machine.lines.join(" ")).unwrap(), "one two three");
 }
 
 #[test]
@@ -919,11 +1055,159 @@ fn a_snapshot_that_the_machine_does_not_take_leaves_it_as_it_was_and_is_kept() {
     block_on(store.machine.apply([line(1, "one")])).unwrap();
     let failed = block_on(store.machine.install_snapshot(&snapshot.meta, snapshot.snapshot)).unwrap_err();
     assert!(failed.to_string().contains("that it does not take"), "{failed}");
-    assert_eq!(store.machine.handle().read(|machine| machine.lines.clone()), ["one"]);
+    assert_eq!(store.machine.handle().read(|machine| machine.lines.clone()).unwrap(), ["one"]);
     assert_eq!(block_on(store.machine.applied_state()).unwrap().0, Some(id(1)));
     assert!(block_on(store.machine.get_current_snapshot()).unwrap().is_none());
     block_on(store.machine.apply([line(2, "two")])).unwrap();
     drop(store);
     let refused = scripted(&disk).map(drop).unwrap_err();
     assert!(matches!(refused, RaftError::NotRestored { .. }), "{refused}");
+}
+
+/// A snapshot of lines at the indexes from 1 on, as its file is sent.
+fn scripted_snapshot(lines: &[&str]) -> (openraft::SnapshotMeta<u64, BasicNode>, Vec<u8>) {
+    let (mut from, go) = scripted(&SimDisk::new(2)).unwrap();
+    block_on(from.machine.apply((1..).zip(lines).map(|(index, text)| line(index, text)).collect::<Vec<_>>())).unwrap();
+    go.send(()).unwrap();
+    let mut builder = block_on(from.machine.get_snapshot_builder());
+    let Snapshot { meta, mut snapshot } = block_on(builder.build_snapshot()).unwrap();
+    let mut bytes = Vec::new();
+    block_on(snapshot.read_to_end(&mut bytes)).unwrap();
+    (meta, bytes)
+}
+
+/// Receives a snapshot, to its end.
+async fn received(store: &mut ScriptStore, bytes: &[u8]) -> Box<RaftSnapshot> {
+    let mut data = store.machine.begin_receiving_snapshot().await.unwrap();
+    data.write_all(bytes).await.unwrap();
+    data.shutdown().await.unwrap();
+    data
+}
+
+#[test]
+fn readers_do_not_hold_up_the_executor_while_a_snapshot_is_installed() {
+    let (meta, bytes) = scripted_snapshot(&["one", "slow"]);
+    let (mut store, go) = scripted(&SimDisk::new(1)).unwrap();
+    let handle = store.machine.handle();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        store.machine.apply([line(1, "one")]).await.unwrap();
+        let data = received(&mut store, &bytes).await;
+        let installing = tokio::spawn(async move { store.machine.install_snapshot(&meta, data).await });
+        // Until it has begun; it does not end before it is let.
+        while handle.try_read(|_| ()).unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+        let readers: Vec<_> = (0..3).map(|_| handle.clone()).collect();
+        let read = |handle: ringwal::raft::MachineHandle<Scripted>| async move {
+            handle.read_async(|machine| machine.lines.join(" ")).await.unwrap()
+        };
+        let readers: Vec<_> = readers.into_iter().map(|handle| tokio::spawn(read(handle))).collect();
+        // The only thread of the executor comes here, after the readers had it.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(readers.iter().all(|reader| !reader.is_finished()));
+        go.send(()).unwrap();
+        installing.await.unwrap().unwrap();
+        for reader in readers {
+            assert_eq!(reader.await.unwrap(), "one slow");
+        }
+    });
+}
+
+#[test]
+fn a_snapshot_received_while_one_of_the_same_entry_is_made_does_not_stop_the_node() {
+    let (meta, bytes) = scripted_snapshot(&["one"]);
+    let disk = SimDisk::new(1);
+    let (mut store, go) = scripted(&disk).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let built = runtime.block_on(async {
+        store.machine.apply([line(1, "one")]).await.unwrap();
+        let mut builder = store.machine.get_snapshot_builder().await;
+        let building = tokio::spawn(async move { builder.build_snapshot().await });
+        while files(&disk).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        received(&mut store, &bytes).await;
+        go.send(()).unwrap();
+        building.await.unwrap().unwrap()
+    });
+    assert_eq!(built.meta, meta, "the one that is there");
+    assert_eq!(files(&disk), ["snapshot_1_1.zst"]);
+}
+
+#[test]
+fn two_transfers_of_one_snapshot_that_end_in_the_same_moment_do_not_fail() {
+    let (slow, quick) = (bytes_of(other(300).1), bytes_of(other(300).1));
+    assert_ne!(slow, quick);
+    let dir = scratch();
+    let (disk, gate) = GatedDisk::open(dir.path());
+    let mut store = open_on(Arc::new(disk), 1, small()).unwrap();
+    let names =
+        || std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut data = begin(&mut store);
+    send(&mut data, 0, &slow).unwrap();
+    let arriving = names().find(|name| name.starts_with("snapshot_")).unwrap();
+    gate.hold(Held::SyncOf(arriving));
+    let ending = std::thread::spawn(move || block_on(data.shutdown()));
+    eventually("it has found none of the name", || gate.is_awaited());
+    arrive(&mut store, &quick).unwrap();
+    gate.open();
+    ending.join().unwrap().unwrap();
+    assert_eq!(names().filter(|name| name.starts_with("snapshot_")).collect::<Vec<_>>(), ["snapshot_300_4.zst"]);
+    assert_eq!(std::fs::read(dir.path().join("snapshot_300_4.zst")).unwrap(), quick);
+}
+
+#[test]
+fn a_state_whose_file_failed_behind_what_the_machine_took_of_it_is_never_shown() {
+    let noise =
+        (0..3000u64).map(|number| format!("{:x}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect::<String>();
+    let (meta, bytes) = scripted_snapshot(&["short", &noise]);
+    let mut unsound = 0;
+    for nth in 1.. {
+        let disk = SimDisk::new(1);
+        let (mut store, _go) = scripted(&disk).unwrap();
+        block_on(store.machine.apply([line(1, "old")])).unwrap();
+        let data = block_on(received(&mut store, &bytes));
+        disk.fail(FaultRule::io_error(OpKind::Read, nth));
+        let handle = store.machine.handle();
+        let is_installed = block_on(store.machine.install_snapshot(&meta, data)).is_ok();
+        match handle.read(|machine| machine.lines.clone()) {
+            Ok(lines) => match (&lines[0][..], handle.last_applied()) {
+                ("old", Some(1)) if !is_installed => {}
+                ("short", Some(2)) => {}
+                (line, applied) => panic!("{line} at {applied:?} after read {nth}"),
+            },
+            Err(RaftError::MachineFailed { .. }) if !is_installed => unsound += 1,
+            Err(other) => panic!("{other} after read {nth}"),
+        }
+        if is_installed {
+            break;
+        }
+    }
+    assert!(unsound > 0);
+}
+
+#[test]
+fn a_newest_snapshot_that_the_machine_does_not_take_is_told_with_the_way_back_to_the_one_before() {
+    let (_, bytes) = scripted_snapshot(&["one", "indigestible"]);
+    let disk = SimDisk::new(1);
+    let (mut store, go) = scripted(&disk).unwrap();
+    block_on(store.log.blocking_append([line(1, "one")])).unwrap();
+    block_on(store.machine.apply([line(1, "one")])).unwrap();
+    go.send(()).unwrap();
+    let mut builder = block_on(store.machine.get_snapshot_builder());
+    block_on(builder.build_snapshot()).unwrap();
+    // It arrives, and its sender hangs up.
+    block_on(received(&mut store, &bytes));
+    store.log.close().unwrap();
+    drop((store.machine, builder));
+    let [older, newest] = &files(&disk)[..] else { panic!("{:?}", files(&disk)) };
+    let refused = scripted(&disk).map(drop).unwrap_err();
+    assert!(matches!(&refused, RaftError::NotRestored { older: Some(path), .. } if path.ends_with(older)), "{refused}");
+    assert!(refused.to_string().contains(newest) && refused.to_string().contains("move the file"), "{refused}");
+    disk.remove_file(newest).unwrap();
+    let (store, _go) = scripted(&disk).unwrap();
+    assert_eq!(store.machine.handle().read(|machine| machine.lines.clone()).unwrap(), ["one"]);
 }

@@ -161,5 +161,5 @@ fn a_snapshot_larger_than_the_memory_it_may_take_is_made_sent_received_and_insta
     });
     assert!(bytes > STATE_BYTES * 9 / 10, "it does not compress");
     measured("installed", || runtime.block_on(to.machine.install_snapshot(&meta, receiving)).unwrap());
-    assert_eq!(to.machine.handle().read(|long| long.seed), 77);
+    assert_eq!(to.machine.handle().read(|long| long.seed).unwrap(), 77);
 }

@@ -58,11 +58,14 @@ impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, 
     fn do_without(&self, error: &SnapshotError) -> Result<Snapshot<C>> {
         let directory = self.snapshots.directory().display();
         tracing::warn!(%error, %directory, "no snapshot was made, and so the log cannot be purged: make room on the disk");
-        let none = || Snapshot { meta: SnapshotMeta::default(), snapshot: Box::new(RaftSnapshot::empty()) };
-        Ok(self.open_current()?.unwrap_or_else(none))
+        Ok(self.open_current()?.unwrap_or_else(nothing))
     }
 
     fn make(&self, view: View<C, M>) -> Result<Snapshot<C>> {
+        if view.applied.last.is_none() {
+            // Its name would be that of one of the entry 0 of term 0, and whoever receives that would take this for it.
+            return Ok(nothing());
+        }
         let is_current = self.current().as_ref().is_some_and(|current| current.meta.last_log_id == view.applied.last);
         if is_current && let Some(snapshot) = self.open_current()? {
             return Ok(snapshot);
@@ -72,12 +75,17 @@ impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, 
         if is_there && let Some(current) = self.adopt(id, &view.applied)? {
             return self.put(current);
         }
-        let current = self.write(id, view)?;
+        let applied = view.applied.clone();
+        let current = match self.write(id, view) {
+            // One was received meanwhile.
+            Err(error @ RaftError::Snapshot(SnapshotError::Exists { .. })) => self.adopt(id, &applied)?.ok_or(error)?,
+            written => written?,
+        };
         self.put(current)
     }
 
     /// Somebody else's snapshot of the very entry, received and never installed, stands for the same state. Where it is
-    /// damaged, or stands for the state before the first entry and has the same name, it goes.
+    /// damaged, or of another state under the same name, it goes.
     fn adopt(&self, id: SnapshotId, applied: &Applied<C>) -> Result<Option<Current<C>>> {
         let name = id.to_string();
         match self.snapshots.make_sure(id) {
@@ -106,4 +114,9 @@ impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, 
         tracing::info!(%id, raw_bytes = snapshot.raw_bytes, stored_bytes = snapshot.stored_bytes, "made a snapshot");
         Ok(Current { id, meta })
     }
+}
+
+/// What stands for no snapshot: openraft takes none that is not newer than what it has.
+fn nothing<C: RaftTypeConfig<SnapshotData = RaftSnapshot>>() -> Snapshot<C> {
+    Snapshot { meta: SnapshotMeta::default(), snapshot: Box::new(RaftSnapshot::empty()) }
 }

@@ -107,13 +107,30 @@ pub enum RaftError {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+    /// The newest snapshot is damaged, and the log does not go on from an older one up to it.
+    #[error(
+        "the newest snapshot {file} is damaged ({source}), and the log does not have the entries between the one before it, {older}, and it: put the file back, or remove this node from the cluster, wipe {path}, and add the node again as a new member; nothing was changed"
+    )]
+    EntriesGone {
+        /// The directory.
+        path: PathBuf,
+        /// The snapshot's file.
+        file: PathBuf,
+        /// The one before it, which is of too old a state.
+        older: PathBuf,
+        /// What is damaged.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
     /// A snapshot is intact, and the machine does not take it. The machine is as it was.
     #[error(
-        "the machine cannot take the intact snapshot {file}: {source}; was it written by another version of the machine?"
+        "the machine cannot take the intact snapshot {file}: {source}; was it written by another version of the machine?{}", way_back(.older)
     )]
     NotRestored {
         /// The snapshot's file.
         file: PathBuf,
+        /// The newest one before it that the log reaches back to, when a store is opened.
+        older: Option<PathBuf>,
         /// Why not.
         #[source]
         source: Box<dyn StdError + Send + Sync>,
@@ -161,6 +178,16 @@ pub enum RaftError {
     Snapshot(#[from] SnapshotError),
 }
 
+fn way_back(older: &Option<PathBuf>) -> String {
+    let advice = |older: &PathBuf| {
+        let older = older.display();
+        format!(
+            " Open it with that one; or, where no version of the machine has ever taken it, move the file to another directory: {older} and the log have all that this node had applied"
+        )
+    };
+    older.as_ref().map(advice).unwrap_or_default()
+}
+
 fn upto(snapshot: &Option<u64>) -> String {
     match snapshot {
         Some(index) => format!("the newest snapshot that can be read has index {index}"),
@@ -171,8 +198,8 @@ fn upto(snapshot: &Option<u64>) -> String {
 impl RaftError {
     /// Whether the node cannot go on with what it has: remove it from the cluster, wipe its directory, and add it again.
     pub fn is_damage(&self) -> bool {
-        use RaftError::{Damaged, DamagedSnapshot, OutOfReach};
-        matches!(self, Damaged { .. } | DamagedSnapshot { .. } | OutOfReach { .. })
+        use RaftError::{Damaged, DamagedSnapshot, EntriesGone, OutOfReach};
+        matches!(self, Damaged { .. } | DamagedSnapshot { .. } | EntriesGone { .. } | OutOfReach { .. })
     }
 
     /// An error of the log in a directory.

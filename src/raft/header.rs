@@ -44,6 +44,11 @@ impl<C: RaftTypeConfig> Default for Applied<C> {
     }
 }
 
+/// How openraft names the file of a snapshot: as no other file, of the same state or not.
+pub(super) fn snapshot_id(id: SnapshotId, salt: u64) -> String {
+    format!("{id}-{salt:016x}")
+}
+
 impl<C: RaftTypeConfig> Applied<C> {
     /// Under which name a snapshot of it is kept.
     pub(super) fn id(&self) -> SnapshotId {
@@ -58,7 +63,7 @@ impl<C: RaftTypeConfig> Applied<C> {
 
     /// What openraft knows of a snapshot of it: the id tells the very bytes of the file.
     pub(super) fn meta(&self, salt: u64) -> SnapshotMeta<C::NodeId, C::Node> {
-        let snapshot_id = format!("{}-{salt:016x}", self.id());
+        let snapshot_id = snapshot_id(self.id(), salt);
         SnapshotMeta { last_log_id: self.last.clone(), last_membership: self.membership.clone(), snapshot_id }
     }
 

@@ -5,26 +5,33 @@
 //! - What was applied last, the membership there and the machine's state belong together: they change under the
 //!   machine's lock.
 //! - The current snapshot is durable and read back before openraft hears of it.
-//! - A snapshot that cannot be installed leaves the machine as it was. A machine that panics is not used any more.
+//! - A snapshot that cannot be installed leaves the machine as it was, or as nobody sees it: a machine that panics, or
+//!   whose snapshot failed behind what it had taken from it, is neither used nor read any more.
+//! - Nobody waits on the executor for an installation, which takes as long as a snapshot takes to read.
 //!
 //! Does not know the log: openraft reads it, after a restart too.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+};
 
 use openraft::storage::RaftStateMachine;
 use openraft::{
     Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, OptionalSend, RaftTypeConfig, Snapshot, SnapshotMeta,
     StorageError, StoredMembership,
 };
+use tokio::sync::Notify;
 
 use super::arrivals::Arrivals;
 use super::blocking::blocking;
 use super::builder::RaftSnapshotBuilder;
 use super::error::{RaftError, storage_error};
-use super::header::Applied;
+use super::header::{Applied, snapshot_id};
 use super::snapshot::{Body, RaftSnapshot, bring_in};
 use crate::machine::StateMachine;
 use crate::machine::handling::{self, Results, Trouble, apply_all, looking_twice, message_of};
@@ -95,10 +102,43 @@ impl<M: StateMachine> MachineHandle<M> {
     /// Looks at the machine as it is now: at what this node has applied. For what the cluster has committed, await
     /// [`Raft::ensure_linearizable`](openraft::Raft::ensure_linearizable) first.
     ///
-    /// Entries are applied after the closure, so let it be short; it blocks the thread where entries are being applied or
-    /// a snapshot is being installed.
-    pub fn read<T>(&self, look: impl FnOnce(&M) -> T) -> T {
-        look(&self.held.read())
+    /// Blocks while entries are being applied, and while a snapshot is being installed, which takes seconds where it is
+    /// large: not for a thread that an executor needs, see [`read_async`](MachineHandle::read_async). Entries are applied
+    /// after the closure, so let it be short, or take an image and look at that.
+    ///
+    /// # Errors
+    ///
+    /// [`RaftError::MachineFailed`]: the machine may be half changed, and is not shown.
+    pub fn read<T>(&self, look: impl FnOnce(&M) -> T) -> std::result::Result<T, RaftError> {
+        let machine = self.held.read();
+        self.held.check_sound().map(|()| look(&machine))
+    }
+
+    /// As [`read`](MachineHandle::read), and blocks no thread while it waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](MachineHandle::read).
+    pub async fn read_async<T>(&self, look: impl FnOnce(&M) -> T) -> std::result::Result<T, RaftError> {
+        loop {
+            let mut written = pin!(self.held.written.notified());
+            // From here on the end of a change is not missed.
+            written.as_mut().enable();
+            if let Some(machine) = self.held.try_read() {
+                return self.held.check_sound().map(|()| look(&machine));
+            }
+            written.await;
+        }
+    }
+
+    /// As [`read`](MachineHandle::read), but gives `None` at once where that would wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](MachineHandle::read).
+    pub fn try_read<T>(&self, look: impl FnOnce(&M) -> T) -> std::result::Result<Option<T>, RaftError> {
+        let Some(machine) = self.held.try_read() else { return Ok(None) };
+        self.held.check_sound().map(|()| Some(look(&machine)))
     }
 
     /// Index of the last entry applied; `None` before the first.
@@ -118,15 +158,71 @@ pub(super) struct Held<M> {
     machine: RwLock<M>,
     /// The index after the last one applied; 0 before the first.
     next: AtomicU64,
+    /// Why the machine is not used any more.
+    failure: OnceLock<String>,
+    /// Told after each change, for those who wait for its end without a thread.
+    written: Notify,
 }
 
 impl<M> Held<M> {
+    fn new(machine: M, next: u64) -> Held<M> {
+        let (machine, next) = (RwLock::new(machine), AtomicU64::new(next));
+        Held { machine, next, failure: OnceLock::new(), written: Notify::new() }
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, M> {
         self.machine.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, M> {
-        self.machine.write().unwrap_or_else(PoisonError::into_inner)
+    /// `None` while the machine is being changed, or somebody waits to change it: a [`Writing`] will end.
+    fn try_read(&self) -> Option<RwLockReadGuard<'_, M>> {
+        match self.machine.try_read() {
+            Ok(machine) => Some(machine),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn write(&self) -> Writing<'_, M> {
+        let machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        Writing { machine, _end: End(&self.written) }
+    }
+
+    fn check_sound(&self) -> std::result::Result<(), RaftError> {
+        match self.failure.get() {
+            Some(reason) => Err(RaftError::MachineFailed { reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The machine while it is changed.
+struct Writing<'a, M> {
+    machine: RwLockWriteGuard<'a, M>,
+    /// After the lock: fields are dropped in their order, and who is told of the end finds it free.
+    _end: End<'a>,
+}
+
+impl<M> Deref for Writing<'_, M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.machine
+    }
+}
+
+impl<M> DerefMut for Writing<'_, M> {
+    fn deref_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+}
+
+/// Tells of the end of a change.
+struct End<'a>(&'a Notify);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
     }
 }
 
@@ -141,8 +237,6 @@ pub(super) struct Shared<C: RaftTypeConfig, M> {
     current: Mutex<Option<Current<C>>>,
     /// What the log beside it waits for.
     pub(super) arrivals: Arrivals,
-    /// Why the machine is not used any more.
-    failure: OnceLock<String>,
 }
 
 /// A snapshot of the store.
@@ -174,16 +268,14 @@ impl<C: RaftTypeConfig, M: StateMachine> RaftMachine<C, M> {
         applied: Applied<C>,
         current: Option<Current<C>>,
     ) -> RaftMachine<C, M> {
-        let next = AtomicU64::new(applied.next());
         let arrivals = Arrivals::new(current.as_ref().map(|current| current.id.index));
         let shared = Shared {
             snapshots,
             keep_snapshots,
-            held: Arc::new(Held { machine: RwLock::new(machine), next }),
+            held: Arc::new(Held::new(machine, applied.next())),
             applied: Mutex::new(applied),
             current: Mutex::new(current),
             arrivals,
-            failure: OnceLock::new(),
         };
         RaftMachine { shared: Arc::new(shared) }
     }
@@ -263,22 +355,16 @@ impl<C: RaftTypeConfig, M: StateMachine> Shared<C, M> {
     /// The machine's image, and how far it is; why not, where it failed.
     pub(super) fn view(&self) -> std::result::Result<View<C, M>, RaftError> {
         let machine = self.held.read();
-        self.check_sound()?;
+        self.held.check_sound()?;
         let image = catch_unwind(AssertUnwindSafe(|| machine.image()));
         let image = image.map_err(|panic| RaftError::MachineFailed { reason: message_of(&*panic) })?;
         Ok(View { image, applied: self.applied().clone() })
     }
 
-    fn check_sound(&self) -> std::result::Result<(), RaftError> {
-        match self.failure.get() {
-            Some(reason) => Err(RaftError::MachineFailed { reason: reason.clone() }),
-            None => Ok(()),
-        }
-    }
-
+    /// The machine is not used any more. It is locked.
     fn fail(&self, reason: String) -> RaftError {
         tracing::error!(reason, directory = %self.snapshots.directory().display(), "the machine failed");
-        RaftError::MachineFailed { reason: self.failure.get_or_init(|| reason).clone() }
+        RaftError::MachineFailed { reason: self.held.failure.get_or_init(|| reason).clone() }
     }
 
     /// Changes what was applied. The machine is locked.
@@ -293,7 +379,7 @@ impl<C: RaftTypeConfig, M: StateMachine> Shared<C, M> {
 impl<C: RaftTypes<M>, M: StateMachine> Shared<C, M> {
     fn apply(&self, entries: Vec<Entry<C>>) -> std::result::Result<Vec<C::R>, RaftError> {
         let mut machine = self.held.write();
-        self.check_sound()?;
+        self.held.check_sound()?;
         self.check_follows(&entries)?;
         self.feed(&mut machine, entries)
     }
@@ -348,16 +434,25 @@ impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, 
     /// Makes what arrived a snapshot of this store, and the machine what it says.
     fn install(&self, body: Body, wanted: &SnapshotMeta<C::NodeId, C::Node>) -> std::result::Result<(), RaftError> {
         let arrival = self.arrivals.begin();
-        self.check_sound().inspect_err(|_| self.arrivals.fail())?;
+        self.held.check_sound().inspect_err(|_| self.arrivals.fail())?;
         let id = bring_in(&self.snapshots, body).inspect_err(|_| self.arrivals.fail())?;
         arrival.publish(id.index);
         let mut machine = self.held.write();
         let restored =
             catch_unwind(AssertUnwindSafe(|| restore_twice(&mut *machine, &self.snapshots, id, Some(wanted))));
-        let restored: Restored<C> = restored.map_err(|panic| self.fail(message_of(&*panic)))??;
-        self.note_applied(|applied| *applied = restored.applied);
+        let restored = restored.map_err(|panic| self.fail(message_of(&*panic)))?;
+        let Restored { applied: new, current } = restored.inspect_err(|error| self.note_unrestored(error))?;
+        self.note_applied(|applied| *applied = new);
         drop(machine);
-        self.put(restored.current).map(drop)
+        self.put(current).map(drop)
+    }
+
+    /// The machine takes all of a state or nothing. But what it took from a file that failed behind that, it has.
+    fn note_unrestored(&self, error: &RaftError) {
+        use RaftError::{NotRestored, OtherSnapshot, Undecodable};
+        if !matches!(error, NotRestored { .. } | OtherSnapshot { .. } | Undecodable { .. }) {
+            self.fail(format!("a snapshot failed while it was restored: {error}"));
+        }
     }
 
     /// Makes a snapshot the current one, unless that is newer, and drops those that are not kept. Gives the current one.
@@ -382,8 +477,14 @@ impl<C: RaftTypeConfig<SnapshotData = RaftSnapshot>, M: StateMachine> Shared<C, 
     }
 
     fn open(&self, current: &Current<C>) -> std::result::Result<Snapshot<C>, RaftError> {
-        let snapshot = Box::new(RaftSnapshot::open(&self.snapshots, current.id)?);
-        Ok(Snapshot { meta: current.meta.clone(), snapshot })
+        let (snapshot, salt) = RaftSnapshot::open(&self.snapshots, current.id)?;
+        let mut meta = current.meta.clone();
+        // The file may be another one by now, received in the place of a damaged one: the id is that of its bytes. One
+        // that cannot be told is found damaged wherever it is sent.
+        if let Some(salt) = salt {
+            meta.snapshot_id = snapshot_id(current.id, salt);
+        }
+        Ok(Snapshot { meta, snapshot: Box::new(snapshot) })
     }
 }
 
@@ -422,7 +523,7 @@ pub(super) fn restore<C: RaftTypeConfig, M: StateMachine>(
         check_wanted(&applied, wanted, &file).map_err(Trouble::Other)?;
     }
     let meta = applied.meta(reader.salt());
-    let refused = |error| RaftError::NotRestored { file: file.clone(), source: Box::new(error) };
+    let refused = |error| RaftError::NotRestored { file: file.clone(), older: None, source: Box::new(error) };
     handling::restore(machine, &mut reader, &file, refused)?;
     Ok(Restored { applied, current: Current { id, meta } })
 }

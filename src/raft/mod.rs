@@ -86,7 +86,7 @@
 //! let written = node.client_write(CounterCommand::Increment(5)).await?; // durable on a majority
 //! assert_eq!(written.data, Answer(Ok(Some(5))));
 //! node.ensure_linearizable().await?; // nobody else leads, and this node has applied what was committed
-//! assert_eq!(counter.read(|counter| counter.count()), 5);
+//! assert_eq!(counter.read_async(|counter| counter.count()).await?, 5);
 //!
 //! node.shutdown().await?;
 //! tokio::task::spawn_blocking(move || log.close()).await??;
@@ -148,8 +148,9 @@
 //! that changes nothing), and answer no such read in that term before the last index that the log had at the start is
 //! applied. `tools/kv-cluster` does that; its torture found it.
 //!
-//! While a snapshot is installed, [`MachineHandle::read`] waits for it, and so does the thread that called it: on an
-//! executor, call it where that may be.
+//! While a snapshot is installed, nobody reads: [`MachineHandle::read_async`] waits for its end as tasks do,
+//! [`MachineHandle::try_read`] says at once that it would, and [`MachineHandle::read`] keeps the thread that called it: on an
+//! executor, take one of the others.
 //!
 //! # What is on disk
 //!

@@ -4,9 +4,9 @@
 //! Invariants:
 //!
 //! - A machine is never begun anew while its log says that entries were purged.
-//! - A damaged snapshot is an error, unless an older one is whole and the log has everything since: the state that
-//!   openraft brings the machine to is the same then. The damaged file is set aside under another name, after the older
-//!   one was restored. Nothing is deleted.
+//! - A damaged snapshot is an error, unless an older one is whole and the log leads from there up to the damaged one: the
+//!   state that openraft brings the machine to is the same then. The damaged file is set aside under another name, after
+//!   the older one was restored. Nothing is deleted.
 //! - A snapshot may be ahead of the log: it arrived, and the node stopped before openraft had purged the log up to it.
 //!   What it stands for was committed: a log that does not go on from it is dropped before openraft sees either.
 
@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::disk::Disk;
 use crate::error::Error;
 use crate::format::snapshot::MACHINE_BYTES_MAX;
-use crate::log::disk_of;
+use crate::log::{Log, disk_of};
 use crate::machine::StateMachine;
 use crate::machine::handling::{Trouble, looking_twice};
 use crate::segment::recover::RecoveryReport;
@@ -158,7 +158,7 @@ pub fn open_on<C: RaftTypes<M>, M: StateMachine>(
     let (log, recovery) = RaftLog::open_on(disk.clone(), node_id, M::KIND, log)?;
     let snapshots = FileSnapshots::open_on(disk, snapshots)?.of_machine(&kind);
     let purged = log.log().state().compacted.map(|(index, _)| index);
-    let mut opening = Opening { snapshots: &snapshots, purged, machine, set_aside: Vec::new() };
+    let mut opening = Opening { snapshots: &snapshots, log: log.log(), purged, machine, set_aside: Vec::new() };
     let restored = opening.restore_newest()?;
     let Opening { machine, set_aside, .. } = opening;
     let snapshot = restored.as_ref().map(|restored: &Restored<C>| restored.current.id);
@@ -192,6 +192,7 @@ fn tell(snapshots: &FileSnapshots, report: &RaftReport) {
 
 struct Opening<'a, M> {
     snapshots: &'a FileSnapshots,
+    log: &'a Log,
     /// The last index that the log has not any more.
     purged: Option<u64>,
     machine: M,
@@ -206,7 +207,7 @@ impl<M: StateMachine> Opening<'_, M> {
         let Some(newest) = newest else { return Ok(None) };
         match self.restore(newest) {
             Ok(restored) => Ok(Some(restored)),
-            Err(Trouble::Other(error)) => Err(error),
+            Err(Trouble::Other(error)) => Err(self.with_way_back(error, &ids)),
             Err(Trouble::Damaged(error)) => self.fall_back(newest, ids, error).map(Some),
         }
     }
@@ -228,6 +229,18 @@ impl<M: StateMachine> Opening<'_, M> {
         self.purged <= id.map(|id| id.index)
     }
 
+    /// A snapshot that arrived and that the machine has never taken keeps the node from nothing but itself. Which it is,
+    /// and whether to wait for another version of the machine, is for its operator to know.
+    fn with_way_back(&self, error: RaftError, older: &[SnapshotId]) -> RaftError {
+        match error {
+            RaftError::NotRestored { file, source, .. } => {
+                let older = older.last().filter(|id| self.reaches(Some(**id)));
+                RaftError::NotRestored { file, source, older: older.map(|id| self.snapshots.path_of(*id)) }
+            }
+            error => error,
+        }
+    }
+
     /// The newest intact snapshot that the log still reaches back to.
     fn fall_back<C: RaftTypes<M>>(
         &mut self,
@@ -235,6 +248,9 @@ impl<M: StateMachine> Opening<'_, M> {
         mut older: Vec<SnapshotId>,
         error: SnapshotError,
     ) -> Result<Restored<C>> {
+        if let Some(before) = older.last().filter(|id| self.reaches(Some(**id))) {
+            self.check_leads_to(newest, *before, &error)?;
+        }
         let mut damaged = vec![newest];
         while let Some(id) = older.pop().filter(|id| self.reaches(Some(*id))) {
             match self.restore(id) {
@@ -248,6 +264,18 @@ impl<M: StateMachine> Opening<'_, M> {
         }
         let (path, file) = (self.snapshots.directory().to_owned(), self.snapshots.path_of(newest));
         Err(RaftError::DamagedSnapshot { path, file, source: Box::new(error) })
+    }
+
+    /// A snapshot may have come from another node, and stand for entries that this log never had: or for others than those
+    /// that it has there, which are to be dropped.
+    fn check_leads_to(&self, newest: SnapshotId, before: SnapshotId, error: &SnapshotError) -> Result<()> {
+        let reaches_up = self.log.state().last.is_some_and(|(last, _)| last >= newest.index);
+        if reaches_up && self.log.term(newest.index).map_err(RaftError::Log)? == newest.term {
+            return Ok(());
+        }
+        let path_of = |id| self.snapshots.path_of(id);
+        let (path, file, older) = (self.snapshots.directory().to_owned(), path_of(newest), path_of(before));
+        Err(RaftError::EntriesGone { path, file, older, source: Box::new(error.again()) })
     }
 
     fn set_aside(&mut self, id: SnapshotId) -> Result<()> {

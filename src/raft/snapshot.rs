@@ -79,9 +79,14 @@ impl fmt::Debug for RaftSnapshot {
 }
 
 impl RaftSnapshot {
-    /// Opens the file of a snapshot.
-    pub(super) fn open(snapshots: &FileSnapshots, id: SnapshotId) -> Result<RaftSnapshot, SnapshotError> {
-        Ok(RaftSnapshot::of(Body::Read(Reading::open(snapshots, id)?)))
+    /// Opens the file of a snapshot. Gives its salt too, where its header is whole.
+    pub(super) fn open(
+        snapshots: &FileSnapshots,
+        id: SnapshotId,
+    ) -> Result<(RaftSnapshot, Option<u64>), SnapshotError> {
+        let reading = Reading::open(snapshots, id)?;
+        let salt = reading.salt()?;
+        Ok((RaftSnapshot::of(Body::Read(reading)), salt))
     }
 
     /// Begins to receive one.
@@ -123,6 +128,17 @@ impl RaftSnapshot {
     }
 }
 
+/// What is given up halfway is removed, and what was read may have lost its name meanwhile: then the system frees all of
+/// the file here, which takes its time.
+impl Drop for RaftSnapshot {
+    fn drop(&mut self) {
+        let (body, work) = (self.body.take(), self.work.take());
+        if work.is_some() || matches!(body, Some(Body::Read(_) | Body::Receive(_))) {
+            drop(blocking(move || drop((body, work))));
+        }
+    }
+}
+
 fn lost() -> io::Error {
     io::Error::other("the snapshot was lost in an earlier failure")
 }
@@ -147,18 +163,25 @@ impl Reading {
         Ok(Reading { file, path, bytes, position: 0, piece: Vec::new(), used: 0, failure: None })
     }
 
+    fn salt(&self) -> Result<Option<u64>, SnapshotError> {
+        let mut start = [0; HEADER_BYTES];
+        let count = self.file.read_at(&mut start, 0).map_err(SnapshotError::io("read", &self.path))?;
+        Ok(SnapshotHeader::decode(&start[..count]).ok().map(|header| header.salt))
+    }
+
     /// Reads the next piece.
     fn fill(&mut self) {
         let offset = self.position;
         self.piece.resize(READ_BYTES.min((self.bytes.saturating_sub(offset)) as usize), 0);
         self.used = 0;
-        match self.file.read_at(&mut self.piece, offset) {
-            Ok(count) => self.piece.truncate(count),
-            Err(error) => {
-                self.piece.clear();
-                self.failure = Some(SnapshotError::io("read", &self.path)(error));
+        let read = match self.file.read_at(&mut self.piece, offset) {
+            Ok(0) if offset < self.bytes => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter"))
             }
-        }
+            read => read,
+        };
+        self.piece.truncate(*read.as_ref().unwrap_or(&0));
+        self.failure = read.err().map(SnapshotError::io("read", &self.path));
     }
 
     /// Puts what there is of the piece into the caller's buffer.
@@ -307,20 +330,24 @@ fn more_follows() -> SnapshotDefect {
 }
 
 /// A snapshot of the very entry may be here already, made by this node or received before: it stands for the same state,
-/// and stays if it is whole.
+/// and stays if it is whole. If it is damaged, the new one takes its name at once: the log may rest on it.
 fn publish_or_adopt(snapshots: &FileSnapshots, importer: SnapshotImporter) -> Result<SnapshotId, SnapshotError> {
     let id = importer.id();
     if snapshots.ids()?.contains(&id) && importer.is_complete() {
         match snapshots.make_sure(id) {
             Ok(()) => return Ok(id),
             Err(SnapshotError::Corrupt { .. } | SnapshotError::Misnamed { .. }) => {
-                snapshots.set_aside(&id.to_string())?;
+                return importer.publish_over_damaged().map(|()| id);
             }
             Err(SnapshotError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
     }
-    importer.publish().map(|snapshot| snapshot.id)
+    match importer.publish() {
+        // Somebody made one while this was looked at and read back.
+        Err(SnapshotError::Exists { id }) => snapshots.make_sure(id).map(|()| id),
+        published => published.map(|snapshot| snapshot.id),
+    }
 }
 
 /// Makes what openraft hands over a snapshot of this store, if it is not one.

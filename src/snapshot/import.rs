@@ -278,6 +278,18 @@ impl SnapshotImporter {
     /// [`SnapshotError::Incomplete`]: what is there is kept. [`SnapshotError::Corrupt`] where it does not read back, or
     /// does not decompress; [`SnapshotError::Exists`]; [`SnapshotError::Io`]: nothing of it is kept.
     pub fn publish(mut self) -> Result<Snapshot, SnapshotError> {
+        self.finish()?;
+        self.snapshots.publish(self.id, &mut self.partial, &|| true)
+    }
+
+    /// As [`SnapshotImporter::publish`], where there is one of the same name that is damaged: this takes its place.
+    pub(crate) fn publish_over_damaged(mut self) -> Result<(), SnapshotError> {
+        self.finish()?;
+        self.snapshots.replace_damaged(self.id, &mut self.partial)
+    }
+
+    /// Makes sure that all of it is here and durable. From here on nothing of it is kept under its own name.
+    fn finish(&mut self) -> Result<(), SnapshotError> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
@@ -285,8 +297,7 @@ impl SnapshotImporter {
             return Err(SnapshotError::Incomplete { path: self.partial.path.clone(), offset: self.arrival.offset() });
         }
         self.partial.keep(false);
-        self.partial.file.sync().map_err(SnapshotError::io("sync", &self.partial.path))?;
-        self.snapshots.publish(self.id, &mut self.partial, &|| true)
+        self.partial.file.sync().map_err(SnapshotError::io("sync", &self.partial.path))
     }
 
     /// Gives it up and removes what was received.

@@ -409,6 +409,21 @@ impl FileSnapshots {
         Ok(snapshot)
     }
 
+    /// As [`FileSnapshots::publish`], in the place of a damaged one: there is a file of that name at every moment, after a
+    /// crash too.
+    pub(super) fn replace_damaged(&self, id: SnapshotId, temporary: &mut Temporary) -> Result<(), SnapshotError> {
+        self.read_back(id, &temporary.name)?;
+        self.check_damaged(id)?;
+        let mut state = self.state();
+        state.verified.remove(&id);
+        let renamed = temporary.rename_to(&id.file_name());
+        // Where its name may be lost in a crash it stays all the same: the other one was good for nothing.
+        temporary.keep(temporary.name == id.file_name());
+        renamed?;
+        state.verified.insert(id);
+        Ok(())
+    }
+
     pub(super) fn check_writable(&self) -> Result<(), SnapshotError> {
         if !self.shared.is_read_only {
             return Ok(());

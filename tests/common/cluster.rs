@@ -158,7 +158,7 @@ impl Node {
 
     /// The value of a key, as this node has it.
     pub(crate) fn value(&self, key: &str) -> Option<String> {
-        self.handle.read(|kv| kv.get(key.as_bytes())).map(|value| String::from_utf8(value.to_vec()).unwrap())
+        self.handle.read(|kv| kv.get(key.as_bytes())).unwrap().map(|value| String::from_utf8(value.to_vec()).unwrap())
     }
 
     /// Becomes the leader of a cluster of its own.

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use ringwal::IoChoice;
@@ -28,6 +29,7 @@ pub(crate) enum Held {
 #[derive(Default)]
 pub(crate) struct Gate {
     held: Mutex<Option<Held>>,
+    waiting: AtomicUsize,
     changed: Condvar,
 }
 
@@ -41,11 +43,18 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    /// Whether an operation waits at it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     fn pass(&self, what: &Held) {
         let mut held = self.held.lock().unwrap();
         let is_write = matches!(what, Held::WriteTo(_));
         while held.as_ref().is_some_and(|held| held == what || *held == Held::Writes && is_write) {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
             held = self.changed.wait(held).unwrap();
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

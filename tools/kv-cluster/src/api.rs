@@ -169,7 +169,7 @@ pub struct ClusterStatus {
     pub purged: Option<Place>,
     /// On the leader: how long ago a majority confirmed it last, in milliseconds.
     pub quorum_ack_age_ms: Option<u64>,
-    /// Number of keys, by this node's state.
+    /// Number of keys, by this node's state; while it installs a snapshot, by its state before.
     pub keys: u64,
     /// `io_uring` or `syscall`: what carries its log's writes.
     pub io_mode: String,

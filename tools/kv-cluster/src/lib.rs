@@ -22,6 +22,7 @@ pub mod processes;
 mod reads;
 mod room;
 pub mod show;
+mod state;
 pub mod torture;
 pub mod types;
 mod writes;

@@ -32,6 +32,7 @@ use crate::peers::{self, Peers};
 use crate::processes::ready_line;
 use crate::reads::{Reads, Resumed};
 use crate::room::Room;
+use crate::state::LocalState;
 use crate::types::{NodeAddr, NodeId};
 use crate::writes::Writes;
 
@@ -74,7 +75,8 @@ pub async fn run(args: NodeArgs) -> Result<()> {
 /// Starts openraft on what the directory holds.
 async fn start(args: &NodeArgs, options: Arc<RaftOptions>, store: RaftStore<Types, JoinedKv>) -> Result<Arc<Node>> {
     let RaftStore { log, machine, .. } = store;
-    let state = machine.handle();
+    let limit = Duration::from_millis(args.request_timeout_ms);
+    let state = LocalState::new(machine.handle(), limit)?;
     let peers = Peers::new(&args.dial).context("cannot set up the way to the other nodes")?;
     let resumed = Resumed::of(args.id, &log).await.map_err(|error| told(&error.into(), &log))?;
     // It applies again what was committed: what the log cannot read of that is found here.
@@ -85,7 +87,6 @@ async fn start(args: &NodeArgs, options: Arc<RaftOptions>, store: RaftStore<Type
         let _ = resumed.go_on(&raft).await;
     }
     let leading = Leading::new(raft.metrics());
-    let limit = Duration::from_millis(args.request_timeout_ms);
     Ok(Arc::new(Node {
         id: args.id,
         writes: Writes::start(raft.clone(), leading.clone(), limit, log.entry_bytes_max(), args.plant),

@@ -168,7 +168,7 @@ impl Node {
             snapshot: metrics.snapshot.as_ref().map(place),
             purged: metrics.purged.as_ref().map(place),
             quorum_ack_age_ms: metrics.millis_since_quorum_ack,
-            keys: self.state.read(|joined| joined.kv().len()),
+            keys: self.state.keys(),
             io_mode: format!("{:?}", self.log.log().io_mode()).to_lowercase(),
         }
     }

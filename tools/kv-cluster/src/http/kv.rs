@@ -27,7 +27,7 @@ pub(super) async fn get(State(node): Shared, uri: Uri) -> Answered {
     let mut parameters = Parameters::of(&uri, &["key", "consistency"])?;
     node.wait_to_read(&mut parameters).await?;
     let key = key(&uri, "/v1/kv", &mut parameters)?;
-    let value = node.state.read(|joined| joined.kv().get(&key));
+    let value = node.state.look(|kv| kv.get(&key)).await?;
     value.map(IntoResponse::into_response).ok_or_else(Failure::no_key)
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn scan(State(node): Shared, uri: Uri) -> Answered {
     node.wait_to_read(&mut parameters).await?;
     let start = parameters.take("start").unwrap_or_default();
     let end = parameters.take("end");
-    Ok(Json(node.state.read(|joined| scanned(joined.kv(), start, end, limit))).into_response())
+    Ok(Json(node.state.look(|kv| scanned(kv, start, end, limit)).await?).into_response())
 }
 
 /// A part of a range, bounded in entries and bytes, and at least one entry where there is one.

@@ -18,16 +18,17 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use openraft::Raft;
-use ringwal::raft::{MachineHandle, RaftLog};
+use ringwal::raft::RaftLog;
 use tokio::sync::Semaphore;
 
 use crate::api::LeaderHint;
 use crate::failing::Failure;
 use crate::leading::Leading;
-use crate::machine::{JoinedKv, Types};
+use crate::machine::Types;
 use crate::metrics::Metrics;
 use crate::reads::Reads;
 use crate::room::Room;
+use crate::state::LocalState;
 use crate::types::{NodeId, VALUE_BYTES_MAX};
 use crate::writes::Writes;
 
@@ -45,7 +46,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) raft: Raft<Types>,
     pub(crate) log: RaftLog<Types>,
-    pub(crate) state: MachineHandle<JoinedKv>,
+    pub(crate) state: LocalState,
     pub(crate) leading: Leading,
     pub(crate) writes: Writes,
     pub(crate) reads: Reads,
@@ -134,7 +135,7 @@ fn operation(method: &str, path: &str) -> &'static str {
 }
 
 async fn metrics(State(node): Shared) -> Response {
-    let text = node.metrics.text(&node.leading.metrics(), &node.log.log().stats(), node.state.read(|kv| kv.kv().len()));
+    let text = node.metrics.text(&node.leading.metrics(), &node.log.log().stats(), node.state.keys());
     match text {
         Ok(text) => {
             ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
