@@ -8,7 +8,6 @@
 //!
 //! Operations that stay open are what makes the search slow: each may come anywhere later on. But one whose value was
 //! seen has happened before that, at the latest: [`narrowed`] gives it that end. This changes no verdict.
-
 //!
 //! Some histories cannot be decided by anybody's patience: the search grows with every open operation, and its memory
 //! with every try. So a search has bounds, and one that reaches them says nothing about the history, least of all that
