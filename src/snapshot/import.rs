@@ -74,6 +74,7 @@ impl FileSnapshots {
 
     /// Receives a snapshot anew, whatever there is of it: for who never goes on with an earlier transfer. Nothing of it
     /// outlives the importer, nor the process.
+    #[cfg(feature = "openraft")]
     pub(crate) fn importer_anew(&self, id: SnapshotId) -> Result<SnapshotImporter, SnapshotError> {
         self.check_writable()?;
         id.check()?;
@@ -283,6 +284,7 @@ impl SnapshotImporter {
     }
 
     /// As [`SnapshotImporter::publish`], where there is one of the same name that is damaged: this takes its place.
+    #[cfg(feature = "openraft")]
     pub(crate) fn publish_over_damaged(mut self) -> Result<(), SnapshotError> {
         self.finish()?;
         self.snapshots.replace_damaged(self.id, &mut self.partial)

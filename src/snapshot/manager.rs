@@ -148,11 +148,13 @@ impl FileSnapshots {
     }
 
     /// Whether it is of the same directory, by the same open.
+    #[cfg(feature = "openraft")]
     pub(crate) fn is_same_as(&self, other: &FileSnapshots) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// The directory they are in, for messages.
+    #[cfg(feature = "openraft")]
     pub(crate) fn directory(&self) -> &Path {
         self.shared.disk.path()
     }
@@ -163,6 +165,7 @@ impl FileSnapshots {
     }
 
     /// Where the file of a snapshot is, for messages.
+    #[cfg(feature = "openraft")]
     pub(crate) fn path_of(&self, id: SnapshotId) -> PathBuf {
         self.shared.disk.path_of(&id.file_name())
     }
@@ -411,6 +414,7 @@ impl FileSnapshots {
 
     /// As [`FileSnapshots::publish`], in the place of a damaged one: there is a file of that name at every moment, after a
     /// crash too.
+    #[cfg(feature = "openraft")]
     pub(super) fn replace_damaged(&self, id: SnapshotId, temporary: &mut Temporary) -> Result<(), SnapshotError> {
         self.read_back(id, &temporary.name)?;
         self.check_damaged(id)?;
@@ -665,6 +669,7 @@ impl SnapshotWriter {
     }
 
     /// What tells its file from any other of the same state.
+    #[cfg(feature = "openraft")]
     pub(crate) fn salt(&self) -> u64 {
         self.stream.salt()
     }

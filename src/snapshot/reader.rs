@@ -79,6 +79,7 @@ impl SnapshotReader {
     }
 
     /// What tells this very file, and copies of it, from any other of the same state.
+    #[cfg(feature = "openraft")]
     pub(crate) fn salt(&self) -> u64 {
         self.source.header.salt
     }

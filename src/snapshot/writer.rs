@@ -126,6 +126,7 @@ impl SnapshotStream {
     }
 
     /// What tells the file from any other of the same state.
+    #[cfg(feature = "openraft")]
     pub(crate) fn salt(&self) -> u64 {
         self.header.salt
     }
